@@ -1,0 +1,1 @@
+"""Learn where fine-tuning starts."""

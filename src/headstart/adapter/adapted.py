@@ -1,0 +1,122 @@
+"""Adapting a meta-adapter to one task, and the plain adapter that comes of it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor
+
+from headstart.adapter.files import SCHEMA_VERSION, AdapterError, write_peft
+from headstart.adapter.meta_adapter import MetaAdapter
+from headstart.algorithms.inner import expand, walk
+from headstart.algorithms.types import Tensors
+from headstart.batches import Batcher
+from headstart.files import whole_folder, write_json
+from headstart.model.base import Base, load_base
+from headstart.model.learner import Learner
+from headstart.scoring import Metrics, measure
+from headstart.tasks.episodes import Draw
+from headstart.tasks.render import USER_TURN, Renderer
+from headstart.tasks.task import Example, Task
+
+MINIBATCH = 32
+"""More support examples than this are gone through in minibatches, one a step."""
+
+
+@dataclass(frozen=True)
+class AdaptedAdapter:
+    """An adapter that was adapted to one task.
+
+    Args:
+        phi: `SITE.lora_A` `(r, d_in)` and `SITE.lora_B` `(d_out, r)`, without task axis.
+        source: the meta-adapter it started from.
+        base: the loaded base.
+        instruction: the task's instruction, part of every request.
+        labels: the task's labels, if it is a classification.
+        steps: how many steps it took.
+        history: mean support loss before each step.
+    """
+
+    phi: Mapping[str, Tensor]
+    source: MetaAdapter
+    base: Base
+    instruction: str
+    labels: tuple[str, ...] = ()
+    steps: int = 0
+    history: tuple[float, ...] = field(default=())
+
+    def evaluate(self, examples: Sequence[Example]) -> Metrics:
+        """Loss and accuracy on examples of the task; see `Metrics` for what they mean."""
+        task = Task("evaluated", self.instruction, tuple(examples), cluster="user", labels=self.labels)
+        with Learner(self.base, self.source.lora) as learner:
+            return measure(learner, expand(self.phi, 1), (Draw(task, (), task.examples),), Batcher(Renderer(self.base.tokenizer), self.base.device))[0]
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write a plain PEFT adapter, and beside it a `headstart.json` that says where it came from; whole or not at all."""
+        with whole_folder(Path(folder)) as fresh:
+            write_peft(fresh, self.phi, self.source.lora, self.source.base.id, self.source.base.revision)
+            about = {
+                "schema_version": SCHEMA_VERSION,
+                "kind": "adapted_adapter",
+                "base": {**asdict(self.base.spec), "fingerprint": self.base.fingerprint},
+                "lora": asdict(self.source.lora),
+                "adaptation": asdict(self.source.adaptation),
+                "steps": self.steps,
+                "instruction": self.instruction,
+                "user_turn": USER_TURN,
+                "source": dict(self.source.record),
+            }
+            write_json(fresh / "headstart.json", about)
+
+
+def adapt(
+    source: MetaAdapter,
+    examples: Sequence[Example],
+    *,
+    instruction: str = "",
+    labels: tuple[str, ...] = (),
+    steps: int | None = None,
+    base: Base | None = None,
+    allow_base_variant: bool = False,
+    seed: int = 0,
+) -> AdaptedAdapter:
+    """Fine-tune from a meta-adapter on a task's examples, with the rule and rates it was learned for.
+
+    Past the trained steps its last rates go on. Deterministic in its arguments.
+
+    Args:
+        source: where to start.
+        examples: the task's support examples, distinct in their inputs.
+        instruction: what precedes every input.
+        labels: all possible outputs, if the task is a classification.
+        steps: how many steps; as many as in training where None, 0 for the initialisation itself.
+        base: a loaded base; loaded as the adapter says where None.
+        allow_base_variant: accept other weights of the same base.
+        seed: orders the minibatches where there are more than 32 examples.
+
+    Raises:
+        AdapterError: the base is not the adapter's, or `steps` is negative.
+        SuiteError: no examples, or one that cannot be rendered.
+    """
+    steps = source.adaptation.steps if steps is None else steps
+    if steps < 0:
+        raise AdapterError(f"steps is {steps}; give 0 or more")
+    task = Task("adapted", instruction, tuple(examples), cluster="user", labels=labels)
+    base = base or load_base(source.base)
+    source.require_base(base, allow_base_variant)
+    batch = Batcher(Renderer(base.tokenizer), base.device).batch((Draw(task, minibatches(task.examples, seed), task.examples[:1]),))
+    history = []
+    with Learner(base, source.lora) as learner:
+        phi: Tensors = expand(source.initial(learner), 1)
+        for step in walk(learner.losses, phi, batch.support, source.adaptation.build(), source.schedule(learner), steps):
+            history.append(float(step.losses))
+            phi = step.phi
+    return AdaptedAdapter({name: tensor[0] for name, tensor in phi.items()}, source, base, instruction, labels, steps, tuple(history))
+
+
+def minibatches(examples: Sequence[Example], seed: int) -> tuple[tuple[Example, ...], ...]:
+    """All examples at once while they are few, else shuffled minibatches of equal size, at most 32 each."""
+    count = -(-len(examples) // MINIBATCH)
+    order = np.random.default_rng([0x61646170, seed]).permutation(len(examples)) if count > 1 else np.arange(len(examples))
+    return tuple(tuple(examples[int(index)] for index in part) for part in np.array_split(order, count))

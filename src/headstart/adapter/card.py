@@ -1,0 +1,93 @@
+"""The model card: what the adapter is, how it was made and measured, how to use it; nothing that was not recorded."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import ModelCardData
+
+from headstart.adapter.files import read_json
+from headstart.files import write_atomically
+
+_BODY = """---
+{front}
+---
+
+# {title}
+
+A LoRA adapter *initialisation* for `{base}`, learned with [headstart] over {tasks} instruction tasks of the suite `{suite}`:
+fine-tuning to a new task starts here instead of at zero. It is a plain PEFT adapter.
+
+## Use
+
+Adapt it to a few examples of a task, with the rule it was learned for:
+
+    headstart adapt THIS_FOLDER --data mine.jsonl --steps 10
+
+or warm-start any PEFT trainer from it:
+
+    from peft import PeftModel
+    model = PeftModel.from_pretrained(base_model, "THIS_FOLDER", is_trainable=True)
+
+The user's turn of the chat is `{user_turn}` (the input alone where there is no instruction), through the base's own chat template.
+
+## Weights
+
+Trained {evaluated}on the weights of `{base}` loaded from `{source}` (fingerprint `{fingerprint}`), quantisation `{quantization}`, `{dtype}`.
+{variant}
+## Adaptation
+
+Rule `{rule}`, {steps} inner steps in training, {rates}.
+
+## Training
+
+{phases}
+Cost: {seconds:.0f} s on {machine}, {pflops:.2f} PFLOP counted, seed {seed}.
+
+{results}[headstart]: https://pypi.org/project/headstart/
+"""
+
+_BUNDLED = """
+These are Q4_1 weights, dequantised: not the ones the hub serves under this id. On those the adapter is untested.
+"""
+
+
+def write_card(folder: Path, about: Mapping[str, Any]) -> None:
+    """Write `README.md` from what `headstart.json` says, and from `evaluation/` where there is one."""
+    record, base, rule = about["record"], about["base"], about["adaptation"]
+    results = _results(folder)
+    text = _BODY.format(
+        front=_front_matter(base["id"]),
+        title=record.get("name", "headstart adapter"),
+        base=base["id"],
+        tasks=record.get("suite", {}).get("training_tasks", "?"),
+        suite=record.get("suite", {}).get("name", "?"),
+        user_turn=record.get("user_turn", "?").replace("\n", "\\n"),
+        evaluated="and evaluated " if results else "",
+        **{key: base[key] for key in ("source", "fingerprint", "quantization", "dtype")},
+        variant=_BUNDLED if base["source"] == "bundled" else "",
+        rule=rule["rule"],
+        steps=rule["steps"],
+        rates="with a learned rate for every tensor and step" if about["learned_rates"] else f"at rate {rule['learning_rate']:g}",
+        phases="".join(f"- {phase['algorithm']}: {phase['steps']} steps\n" for phase in record.get("phases", ())),
+        seconds=record.get("cost", {}).get("seconds", 0.0),
+        machine=record.get("machine", "?"),
+        pflops=record.get("cost", {}).get("flops", 0) / 1e15,
+        seed=record.get("seed", "?"),
+        results=results,
+    )
+    write_atomically(folder / "README.md", text.encode())
+
+
+def _front_matter(base: str) -> str:
+    data = ModelCardData(base_model=base, library_name="peft", tags=["headstart", "lora", "meta-learning"], pipeline_tag="text-generation")
+    return str(data.to_yaml())
+
+
+def _results(folder: Path) -> str:
+    """The evaluation's table and curve, or nothing where none was run."""
+    path = folder / "evaluation" / "results.json"
+    if not path.exists():
+        return ""
+    table = read_json(path)["protocol"]["table"]
+    return f"## Evaluation\n\n{table}\n\n![loss and accuracy against adaptation steps](evaluation/curves.png)\n\n"

@@ -1,0 +1,173 @@
+"""The frozen artefact of meta-training: an initialisation, the rates it was learned with, and where both came from."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from headstart.adapter.card import write_card
+from headstart.adapter.files import SCHEMA_VERSION, AdapterError, read_json, read_peft, read_tensors, write_peft
+from headstart.algorithms.rules import Adam, Rule, Sgd
+from headstart.files import whole_folder, write_json
+from headstart.model.base import Base, BaseSpec
+from headstart.model.learner import Learner, LoraSpec
+from headstart.tasks.task import Example
+
+if TYPE_CHECKING:
+    from headstart.adapter.adapted import AdaptedAdapter
+
+
+@dataclass(frozen=True)
+class Adaptation:
+    """How a task is adapted to: the rule that the initialisation was learned for.
+
+    Args:
+        rule: `adam` or `sgd`.
+        steps: inner steps in training.
+        learning_rate: the rate of every tensor for which none was learned.
+        max_norm: sgd: the largest norm of a task's gradient.
+    """
+
+    rule: str = "adam"
+    steps: int = 3
+    learning_rate: float = 1e-3
+    max_norm: float | None = 1.0
+
+    def build(self) -> Rule:
+        """The rule itself."""
+        return Adam() if self.rule == "adam" else Sgd(self.max_norm)
+
+    def constant_rates(self, theta: Mapping[str, Tensor], learning_rate: float | None = None) -> dict[str, Tensor]:
+        """One rate for every tensor, in the form of learned ones: tensor name -> `(1,)`."""
+        return {name: torch.full((1,), learning_rate or self.learning_rate, device=tensor.device) for name, tensor in theta.items()}
+
+
+@dataclass(frozen=True)
+class MetaAdapter:
+    """A learned LoRA initialisation; frozen.
+
+    Args:
+        theta: `SITE.lora_A` `(r, d_in)` and `SITE.lora_B` `(d_out, r)`, float32.
+        rates: learned rates, tensor name -> `(K,)`; empty where none were learned.
+        lora: rank, alpha and PEFT targets.
+        adaptation: the rule it was learned for.
+        base: the base it belongs to.
+        fingerprint: of the weights it was trained on.
+        record: how it was made: the resolved recipe, the suite, versions, cost; written to `headstart.json`.
+    """
+
+    theta: Mapping[str, Tensor]
+    rates: Mapping[str, Tensor]
+    lora: LoraSpec
+    adaptation: Adaptation
+    base: BaseSpec
+    fingerprint: str
+    record: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in ("theta", "rates"):
+            frozen = {key: tensor.detach().float().cpu().clone() for key, tensor in getattr(self, name).items()}
+            object.__setattr__(self, name, MappingProxyType(frozen))
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path) -> "MetaAdapter":
+        """Load an adapter folder.
+
+        Raises:
+            AdapterError: a file is missing or broken, comes from a newer version, or the rates do not fit the adapter.
+        """
+        folder = Path(folder)
+        if not folder.is_dir():
+            raise AdapterError(f"{folder}: no such adapter folder")
+        about = read_json(folder / "headstart.json")
+        if about.get("schema_version", 0) > SCHEMA_VERSION:
+            raise AdapterError(f"{folder}/headstart.json: written by a newer headstart (schema {about['schema_version']}); upgrade headstart")
+        theta, lora = read_peft(folder)
+        rates = read_tensors(folder / "rates.safetensors") if (folder / "rates.safetensors").exists() else {}
+        if rates and rates.keys() != theta.keys():
+            stray = sorted(rates.keys() ^ theta.keys())[0]
+            raise AdapterError(f"{folder}/rates.safetensors: does not fit the adapter, {stray!r} is in one of the two only")
+        try:
+            base = BaseSpec(**{key: value for key, value in about["base"].items() if key != "fingerprint"})
+            return cls(theta, rates, lora, Adaptation(**about["adaptation"]), base, about["base"]["fingerprint"], about.get("record", {}))
+        except (KeyError, TypeError) as error:
+            raise AdapterError(f"{folder}/headstart.json: incomplete ({error})") from error
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write the folder whole or not at all: PEFT's files, `headstart.json`, `rates.safetensors` and a model card."""
+        with whole_folder(Path(folder)) as fresh:
+            write_peft(fresh, self.theta, self.lora, self.base.id, self.base.revision)
+            if self.rates:
+                save_file(dict(self.rates), fresh / "rates.safetensors")
+            about = self.about()
+            write_json(fresh / "headstart.json", about)
+            write_card(fresh, about)
+
+    def adapt(
+        self,
+        examples: Sequence[Example],
+        *,
+        instruction: str = "",
+        labels: tuple[str, ...] = (),
+        steps: int | None = None,
+        base: Base | None = None,
+        allow_base_variant: bool = False,
+        seed: int = 0,
+    ) -> "AdaptedAdapter":
+        """Fine-tune from here on a task's examples; `headstart.adapter.adapted.adapt` says what the arguments mean."""
+        from headstart.adapter.adapted import adapt
+
+        return adapt(
+            self, examples, instruction=instruction, labels=labels, steps=steps, base=base, allow_base_variant=allow_base_variant, seed=seed
+        )
+
+    def about(self) -> dict[str, Any]:
+        """The content of `headstart.json`."""
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "kind": "meta_adapter",
+            "base": {**asdict(self.base), "fingerprint": self.fingerprint},
+            "lora": asdict(self.lora),
+            "adaptation": asdict(self.adaptation),
+            "learned_rates": bool(self.rates),
+            "record": dict(self.record),
+        }
+
+    def require_base(self, base: Base, allow_variant: bool = False) -> None:
+        """Refuse a base that is not the one the adapter was trained on.
+
+        Raises:
+            AdapterError: another id, or the same id with other weights and not `allow_variant`.
+        """
+        if base.spec.id != self.base.id:
+            raise AdapterError(f"the adapter belongs to {self.base.id}, not to {base.spec.id}")
+        if base.fingerprint != self.fingerprint and not allow_variant:
+            raise AdapterError(
+                f"the adapter was trained on weights of {self.base.id} from {self.base.source!r} (fingerprint {self.fingerprint}), but "
+                f"the base loaded from {base.spec.source!r} has other weights ({base.fingerprint}); load the same source"
+            )
+
+    def initial(self, learner: Learner) -> dict[str, Tensor]:
+        """Theta on the learner's device.
+
+        Raises:
+            AdapterError: a tensor is missing, is surplus, or has another shape than the learner's.
+        """
+        wanted = learner.shapes()
+        odd = sorted(wanted.keys() ^ self.theta.keys())
+        if odd:
+            raise AdapterError(f"the adapter does not fit the base: {odd[0]!r} is {'missing' if odd[0] in wanted else 'surplus'} ({len(odd)} such)")
+        for name, shape in wanted.items():
+            if tuple(self.theta[name].shape) != shape:
+                raise AdapterError(f"the adapter does not fit the base: {name!r} has shape {tuple(self.theta[name].shape)}, not {shape}")
+        return {name: self.theta[name].to(learner.base.device) for name in wanted}
+
+    def schedule(self, learner: Learner) -> dict[str, Tensor]:
+        """The shipped rates on the learner's device: learned ones, else the constant one."""
+        rates = self.rates or self.adaptation.constant_rates(self.theta)
+        return {name: rates[name].to(learner.base.device) for name in self.theta}

@@ -1,0 +1,1 @@
+"""Is it any good: protocol, arms, statistics, report."""

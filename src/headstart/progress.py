@@ -1,0 +1,68 @@
+"""Progress with time left: a bar on a terminal, plain lines otherwise."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+SECONDS_BETWEEN_LINES = 15.0
+
+
+class Meter(Protocol):
+    """Something that counts work done."""
+
+    def advance(self, share: float, note: str = "") -> None:
+        """Say that `share` of the whole, from 0 to 1, is done so far."""
+        ...
+
+
+@contextmanager
+def meter(label: str, console: Console, units: int, quiet: bool = False) -> Iterator[Meter]:
+    """Count work of `units` parts; silent on ranks other than the first."""
+    if quiet:
+        yield _Silent()
+    elif console.is_terminal:
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("{task.fields[note]}"))
+        with Progress(*columns, console=console) as progress:
+            yield _Bar(progress, label, units)
+    else:
+        yield _Lines(label, console)
+
+
+class _Silent:
+    def advance(self, share: float, note: str = "") -> None:
+        """Say nothing."""
+
+
+class _Bar:
+    def __init__(self, progress: Progress, label: str, units: int) -> None:
+        self.progress, self.units = progress, units
+        self.task = progress.add_task(label, total=units, note="")
+
+    def advance(self, share: float, note: str = "") -> None:
+        """Move the bar."""
+        self.progress.update(self.task, completed=round(share * self.units), note=note)
+
+
+class _Lines:
+    def __init__(self, label: str, console: Console) -> None:
+        self.label, self.console = label, console
+        self.start = self.last = time.monotonic()
+
+    def advance(self, share: float, note: str = "") -> None:
+        """Print a line now and then, and at the end."""
+        now = time.monotonic()
+        if now - self.last < SECONDS_BETWEEN_LINES and share < 1:
+            return
+        self.last = now
+        left = (now - self.start) * (1 - share) / max(share, 1e-9)
+        when = f"{clock(now - self.start)} so far, {clock(left)} left" if share < 1 else f"took {clock(now - self.start)}"
+        self.console.print(f"{self.label}: {share:4.0%}, {when}{f'; {note}' if note else ''}", highlight=False)
+
+
+def clock(seconds: float) -> str:
+    """Seconds as `m:ss`."""
+    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"

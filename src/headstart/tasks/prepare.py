@@ -1,0 +1,41 @@
+"""Making a suite fit a run: leaving out what is too long, and choosing a few tasks evenly."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import chain, zip_longest
+
+from headstart.tasks.render import Renderer
+from headstart.tasks.task import SuiteError, Task, TaskSuite
+
+
+def leave_out_long(suite: TaskSuite, renderer: Renderer, needed: int) -> tuple[TaskSuite, list[str]]:
+    """The suite without examples over the renderer's limit and without tasks left with fewer than `needed` examples.
+
+    Returns the suite and one line for each task that lost something.
+
+    Raises:
+        SuiteError: a split is left without tasks.
+    """
+    tasks, notes = {}, []
+    for name, task in suite.tasks.items():
+        kept = renderer.fitting(task.instruction, task.examples)
+        if len(kept) < len(task.examples):
+            notes.append(f"{name}: {len(task.examples) - len(kept)} of {len(task.examples)} examples over {renderer.max_length} tokens left out")
+        if len(kept) >= needed:
+            tasks[name] = task if len(kept) == len(task.examples) else replace(task, examples=tuple(kept))
+        else:
+            notes.append(f"{name}: left out, {len(kept)} examples are fewer than the {needed} that an episode takes (support + query)")
+    splits = {split: tuple(name for name in names if name in tasks) for split, names in suite.splits.items()}
+    empty = [split for split, names in splits.items() if not names]
+    if empty:
+        raise SuiteError(f"suite {suite.name}: no task of {empty[0]!r} is left; lower suite.support and suite.query or raise suite.max_length")
+    return replace(suite, tasks=tasks, splits=splits), notes
+
+
+def spread(tasks: Sequence[Task], count: int | None) -> tuple[Task, ...]:
+    """At most `count` tasks, taken from the clusters in turn, the order within each kept."""
+    clusters: dict[str, list[Task]] = {}
+    for task in tasks:
+        clusters.setdefault(task.cluster, []).append(task)
+    turns = chain.from_iterable(zip_longest(*clusters.values()))
+    return tuple(task for task in turns if task is not None)[:count]

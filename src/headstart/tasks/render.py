@@ -1,0 +1,124 @@
+"""Rendering to tokens: an example becomes exactly what the base's chat template makes of its whole conversation.
+
+Nothing is ever tokenised in parts and joined, so no token can differ from what a serving client sends.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from headstart.tasks.task import Example, SuiteError
+
+USER_TURN = "{instruction}\n{input}"
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """The token ids of one conversation, up to and with the token that ends the answer.
+
+    Args:
+        ids: the ids of the whole conversation.
+        answer: index of the first trained token; `ids[answer:]` are the answer and its end token.
+    """
+
+    ids: tuple[int, ...]
+    answer: int
+
+
+def user_turn(instruction: str, text: str) -> str:
+    """The user's message for one input: the instruction, a line end, the input; the input alone without an instruction."""
+    return USER_TURN.format(instruction=instruction, input=text) if instruction and text else instruction or text
+
+
+class Renderer:
+    """Renders examples with a tokenizer's chat template.
+
+    Args:
+        tokenizer: a fast transformers tokenizer with a chat template.
+        max_length: the most tokens that one example may take.
+
+    Raises:
+        SuiteError: the tokenizer has no chat template or gives no character offsets.
+    """
+
+    def __init__(self, tokenizer: Any, max_length: int = 512) -> None:
+        if not tokenizer.chat_template:
+            raise SuiteError("the base's tokenizer has no chat template; use an instruction-tuned base, or set `tokenizer.chat_template`")
+        if not tokenizer.is_fast:
+            raise SuiteError("the base's tokenizer gives no character offsets; headstart needs a fast tokenizer (tokenizer.json)")
+        self.tokenizer = tokenizer
+        self.max_length = max_length
+        self._special = {index for index, token in tokenizer.added_tokens_decoder.items() if token.special}
+        self._cache: dict[tuple[str, str, str], Rendered] = {}
+
+    def render(self, instruction: str, examples: Sequence[Example]) -> list[Rendered]:
+        """Render examples of one instruction.
+
+        Raises:
+            SuiteError: an example is longer than `max_length`, the template changes its answer, or no end token follows the answer.
+        """
+        missing = [example for example in examples if (instruction, example.input, example.output) not in self._cache]
+        for example, rendered in zip(missing, self._render(instruction, missing), strict=True):
+            self._cache[instruction, example.input, example.output] = rendered
+        return [self._cache[instruction, example.input, example.output] for example in examples]
+
+    def fitting(self, instruction: str, examples: Sequence[Example]) -> list[Example]:
+        """The examples that render within `max_length` tokens."""
+        texts = [self._conversation(instruction, example)[0] for example in examples]
+        lengths = [len(ids) for ids in self.tokenizer(texts, add_special_tokens=False)["input_ids"]] if texts else []
+        return [example for example, length in zip(examples, lengths, strict=True) if length <= self.max_length]
+
+    def _render(self, instruction: str, examples: Sequence[Example]) -> list[Rendered]:
+        if not examples:
+            return []
+        conversations = [self._conversation(instruction, example) for example in examples]
+        encoded = self.tokenizer([text for text, _ in conversations], add_special_tokens=False, return_offsets_mapping=True)
+        return [
+            self._cut(example, ids, offsets, start)
+            for example, ids, offsets, (_, start) in zip(
+                examples, encoded["input_ids"], encoded["offset_mapping"], conversations, strict=True
+            )
+        ]
+
+    def _conversation(self, instruction: str, example: Example) -> tuple[str, int]:
+        """The templated text and the character at which the answer starts."""
+        user = {"role": "user", "content": user_turn(instruction, example.input)}
+        assistant = {"role": "assistant", "content": example.output}
+        prompt: str = self.tokenizer.apply_chat_template([user], tokenize=False, add_generation_prompt=True)
+        text: str = self.tokenizer.apply_chat_template([user, assistant], tokenize=False)
+        if not text.startswith(prompt + example.output):
+            raise SuiteError(
+                f"the chat template does not put the answer {example.output[:60]!r} right behind its generation prompt; "
+                "such templates are not supported"
+            )
+        return text, len(prompt)
+
+    def _cut(self, example: Example, ids: list[int], offsets: list[tuple[int, int]], start: int) -> Rendered:
+        """Find the answer's first token and the end token that follows its last."""
+        answer = next(index for index, (_, end) in enumerate(offsets) if end > start)
+        if offsets[answer][0] < start:
+            raise SuiteError(f"the answer {example.output[:60]!r} shares its first token with the prompt; the tokenizer merges over the turn's start")
+        stop = start + len(example.output)
+        ends = (index for index in range(answer, len(ids)) if offsets[index][0] >= stop and ids[index] in self._special)
+        end = next(ends, None)
+        if end is None:
+            raise SuiteError("the chat template puts no end token behind the assistant's turn, so a model could never learn to stop")
+        if end >= self.max_length:
+            raise SuiteError(
+                f"the example with input {example.input[:60]!r} takes {end + 1} tokens, over the limit of {self.max_length}; "
+                "raise suite.max_length or shorten the row"
+            )
+        return Rendered(ids=tuple(ids[: end + 1]), answer=answer)
+
+
+def common_prefix(rendered: Sequence[Rendered]) -> int:
+    """Number of leading tokens that all conversations share, at least one token short of any answer.
+
+    The token before an answer predicts it, so it stays with its own example in every layout.
+    """
+    first = rendered[0].ids
+    shared = min(one.answer for one in rendered) - 1
+    for one in rendered[1:]:
+        while first[:shared] != one.ids[:shared]:
+            shared = next(index for index in range(shared) if first[index] != one.ids[index])
+    return max(shared, 0)

@@ -1,0 +1,140 @@
+"""Where suites and examples come from: the builtin suite, a folder in the pool's form, single files for adapting."""
+
+import csv
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from headstart.tasks.builtin import builtin_suite
+from headstart.tasks.task import Example, SuiteError, Task, TaskSuite
+
+
+def open_suite(source: str) -> TaskSuite:
+    """`builtin`, or a folder with `splits.json`, `tasks.json` and one JSON-lines file a task.
+
+    Raises:
+        SuiteError: the folder or one of its files is missing or malformed; the message names the file and line.
+    """
+    return builtin_suite() if source == "builtin" else read_folder(Path(source))
+
+
+def read_folder(folder: Path) -> TaskSuite:
+    """Read a folder: `splits.json` maps split names to task names; `tasks.json`, there or one folder down, describes the tasks."""
+    if not folder.is_dir():
+        raise SuiteError(f"there is no suite {str(folder)!r}: give `builtin` or a folder with splits.json and tasks.json")
+    index = next((path for path in (folder / "tasks.json", *sorted(folder.glob("*/tasks.json"))) if path.is_file()), None)
+    if index is None or not (folder / "splits.json").is_file():
+        raise SuiteError(f"{folder} is no suite folder: it needs splits.json, and tasks.json in it or one folder down")
+    splits = _splits(folder / "splits.json")
+    wanted = {name for names in splits.values() for name in names}
+    entries = [entry for entry in _json(index, list) if entry.get("name") in wanted]
+    tasks = {entry["name"]: _task(entry, index) for entry in entries}
+    revision = hashlib.sha256(index.read_bytes() + (folder / "splits.json").read_bytes()).hexdigest()[:16]
+    return TaskSuite(folder.resolve().name, tasks, splits, revision)
+
+
+def read_examples(path: Path | str) -> list[tuple[str, Example]]:
+    """Read (instruction, example) pairs from a `.jsonl` or `.csv` file with columns `input`, `output` and, if any, `instruction`.
+
+    Raises:
+        SuiteError: no such file, another ending, or a malformed row; the message names the file and line.
+    """
+    path = Path(path)
+    readers = {".jsonl": _json_lines, ".csv": _csv_rows}
+    if path.suffix not in readers:
+        raise SuiteError(f"{path}: cannot read {path.suffix or 'a file without an ending'!r}; give a .jsonl or .csv file")
+    if not path.is_file():
+        raise SuiteError(f"{path}: no such file")
+    pairs = [(_text(row, "instruction", where, default=""), _example(row, where)) for where, row in readers[path.suffix](path)]
+    if not pairs:
+        raise SuiteError(f"{path}: the file has no rows")
+    return pairs
+
+
+def read_task(path: Path | str) -> Task:
+    """Read one file as one task; repeated inputs keep their first row.
+
+    Raises:
+        SuiteError: as `read_examples`, or the rows have more than one instruction.
+    """
+    pairs = read_examples(path)
+    instructions = list(dict.fromkeys(instruction for instruction, _ in pairs))
+    if len(instructions) > 1:
+        raise SuiteError(f"{path}: {len(instructions)} different instructions; one file is one task, so split it")
+    examples = {example.input: example for _, example in reversed(pairs)}
+    return Task(Path(path).stem, instructions[0], tuple(reversed(examples.values())), cluster="user")
+
+
+def _splits(path: Path) -> dict[str, tuple[str, ...]]:
+    """The splits of a file that may also hold notes: a split is a list of task names."""
+    found = {key: tuple(value) for key, value in _json(path, dict).items() if isinstance(value, list)}
+    if "meta_train" not in found:
+        raise SuiteError(f"{path}: no list `meta_train`; it has {', '.join(found) or 'no lists of tasks'}")
+    return found
+
+
+def _task(entry: Mapping[str, Any], index: Path) -> Task:
+    lacking = [key for key in ("file", "cluster") if not isinstance(entry.get(key), str)]
+    if lacking:
+        raise SuiteError(f"{index}: task {entry['name']!r} lacks {lacking[0]!r}")
+    path = next((path for path in (index.parent.parent / entry["file"], index.parent / entry["file"]) if path.is_file()), None)
+    if path is None:
+        raise SuiteError(f"{index}: task {entry['name']!r} names the file {entry['file']!r}, which is not there")
+    rows = list(_json_lines(path))
+    return Task(
+        name=entry["name"],
+        instruction=entry.get("instruction", ""),
+        examples=tuple(_example(row, where) for where, row in rows),
+        cluster=entry["cluster"],
+        labels=tuple(map(str, entry.get("labels") or ())),
+        dataset=entry.get("dataset", ""),
+    )
+
+
+def _json(path: Path, kind: type) -> Any:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise SuiteError(f"{path}: not valid JSON ({error})") from error
+    if not isinstance(content, kind):
+        raise SuiteError(f"{path}: expected a JSON {'list' if kind is list else 'object'}")
+    return content
+
+
+def _json_lines(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    with path.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, start=1):
+            where = f"{path}, line {number}"
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise SuiteError(f"{where}: not valid JSON ({error})") from error
+            if not isinstance(row, dict):
+                raise SuiteError(f"{where}: a row is a JSON object with `input` and `output`")
+            yield where, row
+
+
+def _csv_rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    with path.open(encoding="utf-8-sig", newline="") as lines:
+        reader = csv.DictReader(lines)
+        for row in reader:
+            yield f"{path}, line {reader.line_num}", row
+
+
+def _example(row: Mapping[str, Any], where: str) -> Example:
+    text, answer = _text(row, "input", where), _text(row, "output", where)
+    if not answer.strip():
+        raise SuiteError(f"{where}: `output` is empty; every row needs an answer to train on")
+    return Example(text, answer)
+
+
+def _text(row: Mapping[str, Any], column: str, where: str, default: str | None = None) -> str:
+    value = row.get(column, default)
+    if not isinstance(value, str):
+        fault = "is missing" if value is None else f"is {type(value).__name__}, not text"
+        raise SuiteError(f"{where}: `{column}` {fault}; columns found: {', '.join(map(str, row))}")
+    return value

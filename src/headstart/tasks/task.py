@@ -1,0 +1,107 @@
+"""What is learned from: a task is one instruction and its input-output examples; a suite holds whole tasks in splits."""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+class SuiteError(ValueError):
+    """A task or suite is unusable; the message says which one, why, and how to mend it."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """One input and the output it should get, both without surrounding white space."""
+
+    input: str
+    output: str
+
+    def __post_init__(self) -> None:
+        if not self.output.strip():
+            raise SuiteError(f"the example with input {self.input[:60]!r} has an empty output; every row needs an answer to train on")
+        object.__setattr__(self, "input", self.input.strip())
+        object.__setattr__(self, "output", self.output.strip())
+
+
+@dataclass(frozen=True)
+class Task:
+    """One instruction with its examples, in a fixed order.
+
+    Args:
+        name: unique inside its suite.
+        instruction: what precedes every input in the user's turn; empty where the input is the whole prompt.
+        examples: in file order. The first half is the support pool, the second half the query pool.
+        cluster: the kind of task; splits keep kinds apart.
+        labels: every possible output, for classification; empty for generation.
+        dataset: tasks with the same value share underlying examples; the task's own name if left empty.
+
+    Raises:
+        SuiteError: no examples, a repeated input, or an output outside `labels`.
+    """
+
+    name: str
+    instruction: str
+    examples: tuple[Example, ...]
+    cluster: str
+    labels: tuple[str, ...] = ()
+    dataset: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "dataset", self.dataset or self.name)
+        if not self.examples:
+            raise SuiteError(f"task {self.name!r} has no examples")
+        repeated = [text for text, count in Counter(example.input for example in self.examples).items() if count > 1]
+        if repeated:
+            raise SuiteError(f"task {self.name!r} has the input {repeated[0][:60]!r} more than once; drop the repeated rows")
+        strays = sorted({example.output for example in self.examples} - set(self.labels)) if self.labels else []
+        if strays:
+            raise SuiteError(f"task {self.name!r} has the output {strays[0]!r}, which is not among its labels {list(self.labels)}")
+
+    @property
+    def support_pool(self) -> tuple[Example, ...]:
+        """The half that evaluation adapts on."""
+        return self.examples[: len(self.examples) // 2]
+
+    @property
+    def query_pool(self) -> tuple[Example, ...]:
+        """The half that evaluation scores on."""
+        return self.examples[len(self.examples) // 2 :]
+
+
+@dataclass(frozen=True)
+class TaskSuite:
+    """Tasks and the splits that hold whole tasks out.
+
+    Args:
+        name: where the suite came from, for records.
+        tasks: task name -> task.
+        splits: split name (`meta_train`, `meta_validation`, `meta_test`, ...) -> task names.
+
+    Raises:
+        SuiteError: a split names an unknown task, or two splits share one.
+    """
+
+    name: str
+    tasks: Mapping[str, Task]
+    splits: Mapping[str, tuple[str, ...]]
+    revision: str = field(default="")
+
+    def __post_init__(self) -> None:
+        seen: dict[str, str] = {}
+        for split, names in self.splits.items():
+            for name in names:
+                if name not in self.tasks:
+                    raise SuiteError(f"suite {self.name}: split {split!r} names the task {name!r}, which the suite does not have")
+                if name in seen:
+                    raise SuiteError(f"suite {self.name}: the task {name!r} is in split {seen[name]!r} and in {split!r}; a task is held out whole")
+                seen[name] = split
+
+    def split(self, name: str) -> tuple[Task, ...]:
+        """The tasks of one split, in its order.
+
+        Raises:
+            SuiteError: there is no such split.
+        """
+        if name not in self.splits:
+            raise SuiteError(f"suite {self.name} has no split {name!r}; it has {', '.join(sorted(self.splits))}")
+        return tuple(self.tasks[task] for task in self.splits[name])

@@ -1,0 +1,1 @@
+"""The outer loop: sample, meta-gradient, reduce, step, log, save."""

@@ -1,0 +1,60 @@
+"""The outer optimiser: what is learned, and one AdamW over all of it."""
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from headstart.algorithms.types import MetaGradient
+from headstart.recipe import OuterSection
+
+
+class OuterOptimizer:
+    """AdamW over an initialisation and the logarithms of its rates, with warm-up, cosine decay and clipping.
+
+    Args:
+        theta: the initialisation, without task axis.
+        log_rates: tensor name -> `(K,)`; empty where rates are not learned.
+        section: the recipe's outer section.
+    """
+
+    def __init__(self, theta: Mapping[str, Tensor], log_rates: Mapping[str, Tensor], section: OuterSection) -> None:
+        self.theta = {name: tensor.detach().clone() for name, tensor in theta.items()}
+        self.log_rates = {name: tensor.detach().clone() for name, tensor in log_rates.items()}
+        self.section = section
+        groups = [{"params": list(self.theta.values()), "lr": section.learning_rate, "weight_decay": section.weight_decay}]
+        if self.log_rates:
+            groups.append({"params": list(self.log_rates.values()), "lr": section.rates_learning_rate, "weight_decay": 0.0})
+        self.optimizer = torch.optim.AdamW(groups)
+        self.peaks = [group["lr"] for group in self.optimizer.param_groups]
+
+    @property
+    def rates(self) -> dict[str, Tensor]:
+        """The learned rates themselves, tensor name -> `(K,)`."""
+        return {name: tensor.exp() for name, tensor in self.log_rates.items()}
+
+    def step(self, gradient: MetaGradient, step: int, progress: float) -> dict[str, float]:
+        """Take one step; `progress` is the share of the phase done before it. Returns scalars for the log.
+
+        Raises:
+            FloatingPointError: the gradient is not finite; nothing was changed.
+        """
+        norm = torch.stack([tensor.square().sum() for tensor in gradient.theta.values()]).sum().sqrt()
+        if not torch.isfinite(norm):
+            raise FloatingPointError("the meta-gradient is not finite; lower inner.learning_rate or outer.learning_rate")
+        factor = min(1.0, self.section.max_grad_norm / (float(norm) + 1e-12))
+        for name, tensor in self.theta.items():
+            tensor.grad = gradient.theta[name].to(tensor.dtype) * factor
+        for name, tensor in self.log_rates.items():
+            tensor.grad = gradient.log_rates[name]
+        scale = schedule(step, progress, self.section.warmup_steps)
+        for group, peak in zip(self.optimizer.param_groups, self.peaks, strict=True):
+            group["lr"] = peak * scale
+        self.optimizer.step()
+        return {"grad_norm": float(norm), "learning_rate": self.peaks[0] * scale}
+
+
+def schedule(step: int, progress: float, warmup_steps: int) -> float:
+    """Linear warm-up over the first steps, times a cosine from 1 to 0 over the phase."""
+    return min(1.0, (step + 1) / (warmup_steps + 1)) * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))

@@ -1,0 +1,48 @@
+"""Looking at held-out tasks while training: the loss before and after adapting, and their difference."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from headstart.algorithms.inner import expand, walk
+from headstart.algorithms.rules import Rule
+from headstart.algorithms.types import Batch
+from headstart.model.learner import Learner
+
+
+@dataclass(frozen=True)
+class Validation:
+    """A fixed set of validation tasks, as rows.
+
+    Args:
+        batches: the tasks in pieces; the same in every look.
+        rule: the inner rule.
+        steps: inner steps before the second look at the query.
+        learning_rate: the rate of every tensor as long as none are learned.
+    """
+
+    batches: tuple[Batch, ...]
+    rule: Rule
+    steps: int
+    learning_rate: float
+
+    def __call__(self, learner: Learner, theta: Mapping[str, Tensor], rates: Mapping[str, Tensor]) -> dict[str, float]:
+        """Mean query loss at step 0, after adapting, and the gain from adapting; a negative gain means that adapting hurts.
+
+        Its operations are not counted as training's.
+        """
+        rates = rates or {name: tensor.new_full((1,), self.learning_rate) for name, tensor in theta.items()}
+        counted = learner.flops
+        before, after = zip(*(self._losses(learner, theta, rates, batch) for batch in self.batches), strict=True)
+        learner.flops = counted
+        loss_0, adapted = float(torch.cat(before).mean()), float(torch.cat(after).mean())
+        return {"validation/loss_0": loss_0, "validation/loss_adapted": adapted, "validation/gain": loss_0 - adapted}
+
+    def _losses(self, learner: Learner, theta: Mapping[str, Tensor], rates: Mapping[str, Tensor], batch: Batch) -> tuple[Tensor, Tensor]:
+        phi = expand(theta, batch.tasks)
+        before = learner.scores(phi, batch.query).loss
+        for step in walk(learner.losses, phi, batch.support, self.rule, rates, self.steps):
+            phi = step.phi
+        return before, learner.scores(phi, batch.query).loss
