@@ -1,1 +1,56 @@
-"""Learn where fine-tuning starts."""
+"""headstart: learn a LoRA initialisation over many instruction tasks, so that a quantised base is fine-tuned in a few steps."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from headstart.adapter.adapted import AdaptedAdapter
+    from headstart.adapter.meta_adapter import MetaAdapter
+    from headstart.errors import HeadstartError
+    from headstart.evaluation.run import evaluate
+    from headstart.model.base import Base, BaseSpec, load_base
+    from headstart.recipe import Recipe, load_recipe
+    from headstart.scoring import Metrics
+    from headstart.tasks.sources import open_suite, read_task
+    from headstart.tasks.task import Example, Task, TaskSuite
+    from headstart.training.run import meta_train
+
+__all__ = [
+    "AdaptedAdapter",
+    "Base",
+    "BaseSpec",
+    "Example",
+    "HeadstartError",
+    "MetaAdapter",
+    "Metrics",
+    "Recipe",
+    "Task",
+    "TaskSuite",
+    "evaluate",
+    "load_base",
+    "load_recipe",
+    "meta_train",
+    "open_suite",
+    "read_task",
+]
+
+# Imported on first use: torch, transformers and peft take seconds, which `headstart --help` need not wait for.
+_HOMES = {
+    "adapter.adapted": ("AdaptedAdapter",),
+    "adapter.meta_adapter": ("MetaAdapter",),
+    "errors": ("HeadstartError",),
+    "evaluation.run": ("evaluate",),
+    "model.base": ("Base", "BaseSpec", "load_base"),
+    "recipe": ("Recipe", "load_recipe"),
+    "scoring": ("Metrics",),
+    "tasks.sources": ("open_suite", "read_task"),
+    "tasks.task": ("Example", "Task", "TaskSuite"),
+    "training.run": ("meta_train",),
+}
+
+
+def __getattr__(name: str) -> Any:
+    for home, names in _HOMES.items():
+        if name in names:
+            return getattr(import_module(f"headstart.{home}"), name)
+    raise AttributeError(f"module 'headstart' has no attribute {name!r}")

@@ -36,3 +36,8 @@ def whole_folder(folder: Path) -> Iterator[Path]:
         if folder.exists():
             folder.rename(Path(scratch) / "old")
         fresh.rename(folder)
+
+
+def cache_folder() -> Path:
+    """Where headstart keeps what can be made again: `$XDG_CACHE_HOME/headstart`, by default `~/.cache/headstart`."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "headstart"

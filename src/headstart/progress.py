@@ -11,6 +11,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 SECONDS_BETWEEN_LINES = 15.0
 
 
+def say(console: Console, *lines: str) -> None:
+    """Print lines as they are: no markup, no colours, no breaks where the terminal is narrow."""
+    for line in lines:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
 class Meter(Protocol):
     """Something that counts work done."""
 
@@ -25,7 +31,8 @@ def meter(label: str, console: Console, units: int, quiet: bool = False) -> Iter
     if quiet:
         yield _Silent()
     elif console.is_terminal:
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("{task.fields[note]}"))
+        left, right = TextColumn("{task.description}"), TextColumn("{task.fields[note]}")
+        columns = (left, BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(), right)
         with Progress(*columns, console=console) as progress:
             yield _Bar(progress, label, units)
     else:
@@ -60,7 +67,7 @@ class _Lines:
         self.last = now
         left = (now - self.start) * (1 - share) / max(share, 1e-9)
         when = f"{clock(now - self.start)} so far, {clock(left)} left" if share < 1 else f"took {clock(now - self.start)}"
-        self.console.print(f"{self.label}: {share:4.0%}, {when}{f'; {note}' if note else ''}", highlight=False)
+        say(self.console, f"{self.label}: {share:4.0%}, {when}{f'; {note}' if note else ''}")
 
 
 def clock(seconds: float) -> str:

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from headstart.errors import HeadstartError
 from headstart.tasks.regimes import Regime
 from headstart.tasks.rows import Layout
 
@@ -19,7 +20,7 @@ PositiveFloat = Annotated[float, Field(gt=0)]
 NonNegativeFloat = Annotated[float, Field(ge=0)]
 
 
-class RecipeError(ValueError):
+class RecipeError(HeadstartError):
     """A recipe cannot be used; the message gives the dotted path of every fault and how to mend it."""
 
 
@@ -152,6 +153,9 @@ class RunSection(_Section):
     eval_tasks: PositiveInt = Field(8, description="validation tasks looked at while training")
     save_steps: PositiveInt = 50
     report_to: tuple[Literal["tensorboard"], ...] = ("tensorboard",)
+    control: bool = Field(
+        False, description="also train plain multi-task LoRA from the last phase's start at equal compute, to compare with"
+    )
 
 
 class EvaluationSection(_Section):
@@ -231,7 +235,9 @@ def recipe_path(source: str | Path) -> Path:
     shipped = shipped_recipes()
     if str(source) not in shipped:
         near = difflib.get_close_matches(str(source), shipped, 1)
-        raise RecipeError(f"no shipped recipe {str(source)!r}{f'; did you mean {near[0]!r}?' if near else ''} Shipped: {', '.join(shipped)}")
+        raise RecipeError(
+            f"no shipped recipe {str(source)!r}{f'; did you mean {near[0]!r}?' if near else ''} Shipped: {', '.join(shipped)}"
+        )
     return shipped[str(source)]
 
 

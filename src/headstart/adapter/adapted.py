@@ -50,7 +50,9 @@ class AdaptedAdapter:
         """Loss and accuracy on examples of the task; see `Metrics` for what they mean."""
         task = Task("evaluated", self.instruction, tuple(examples), cluster="user", labels=self.labels)
         with Learner(self.base, self.source.lora) as learner:
-            return measure(learner, expand(self.phi, 1), (Draw(task, (), task.examples),), Batcher(Renderer(self.base.tokenizer), self.base.device))[0]
+            return measure(
+                learner, expand(self.phi, 1), (Draw(task, (), task.examples),), Batcher(Renderer(self.base.tokenizer), self.base.device)
+            )[0]
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write a plain PEFT adapter, and beside it a `headstart.json` that says where it came from; whole or not at all."""

@@ -6,7 +6,6 @@ from typing import Any
 
 from huggingface_hub import ModelCardData
 
-from headstart.adapter.files import read_json
 from headstart.files import write_atomically
 
 _BODY = """---
@@ -33,7 +32,8 @@ The user's turn of the chat is `{user_turn}` (the input alone where there is no 
 
 ## Weights
 
-Trained {evaluated}on the weights of `{base}` loaded from `{source}` (fingerprint `{fingerprint}`), quantisation `{quantization}`, `{dtype}`.
+Trained {evaluated}on the weights of `{base}` loaded from `{source}` (fingerprint `{fingerprint}`),
+quantisation `{quantization}`, `{dtype}`.
 {variant}
 ## Adaptation
 
@@ -53,9 +53,9 @@ These are Q4_1 weights, dequantised: not the ones the hub serves under this id. 
 
 
 def write_card(folder: Path, about: Mapping[str, Any]) -> None:
-    """Write `README.md` from what `headstart.json` says, and from `evaluation/` where there is one."""
+    """Write `README.md` from what `headstart.json` says."""
     record, base, rule = about["record"], about["base"], about["adaptation"]
-    results = _results(folder)
+    results = _results(folder, record)
     text = _BODY.format(
         front=_front_matter(base["id"]),
         title=record.get("name", "headstart adapter"),
@@ -84,10 +84,14 @@ def _front_matter(base: str) -> str:
     return str(data.to_yaml())
 
 
-def _results(folder: Path) -> str:
+def _results(folder: Path, record: Mapping[str, Any]) -> str:
     """The evaluation's table and curve, or nothing where none was run."""
-    path = folder / "evaluation" / "results.json"
-    if not path.exists():
+    if "evaluation" not in record:
         return ""
-    table = read_json(path)["protocol"]["table"]
-    return f"## Evaluation\n\n{table}\n\n![loss and accuracy against adaptation steps](evaluation/curves.png)\n\n"
+    evaluation = record["evaluation"]
+    suite = evaluation["suite"]
+    picture = "![loss and accuracy against adaptation steps](evaluation/curves.png)\n\n"
+    return (
+        f"## Evaluation\n\nOn `{suite['split']}` of the suite `{suite['name']}` ({suite['regime']}), kinds that training never saw. "
+        f"{evaluation['table']}\n{picture if (folder / 'evaluation' / 'curves.png').exists() else ''}"
+    )

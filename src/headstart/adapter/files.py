@@ -10,13 +10,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from headstart.errors import HeadstartError
 from headstart.model.learner import LoraSpec
 
 PEFT_PREFIX = "base_model.model."
 SCHEMA_VERSION = 1
 
 
-class AdapterError(ValueError):
+class AdapterError(HeadstartError):
     """An adapter folder cannot be used; the message says which file, why, and how to mend it."""
 
 

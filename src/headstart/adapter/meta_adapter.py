@@ -86,7 +86,9 @@ class MetaAdapter:
             raise AdapterError(f"{folder}: no such adapter folder")
         about = read_json(folder / "headstart.json")
         if about.get("schema_version", 0) > SCHEMA_VERSION:
-            raise AdapterError(f"{folder}/headstart.json: written by a newer headstart (schema {about['schema_version']}); upgrade headstart")
+            raise AdapterError(
+                f"{folder}/headstart.json: written by a newer headstart (schema {about['schema_version']}); upgrade headstart"
+            )
         theta, lora = read_peft(folder)
         rates = read_tensors(folder / "rates.safetensors") if (folder / "rates.safetensors").exists() else {}
         if rates and rates.keys() != theta.keys():
@@ -161,7 +163,9 @@ class MetaAdapter:
         wanted = learner.shapes()
         odd = sorted(wanted.keys() ^ self.theta.keys())
         if odd:
-            raise AdapterError(f"the adapter does not fit the base: {odd[0]!r} is {'missing' if odd[0] in wanted else 'surplus'} ({len(odd)} such)")
+            raise AdapterError(
+                f"the adapter does not fit the base: {odd[0]!r} is {'missing' if odd[0] in wanted else 'surplus'} ({len(odd)} such)"
+            )
         for name, shape in wanted.items():
             if tuple(self.theta[name].shape) != shape:
                 raise AdapterError(f"the adapter does not fit the base: {name!r} has shape {tuple(self.theta[name].shape)}, not {shape}")

@@ -64,4 +64,6 @@ class MetaGradient:
 class Algorithm(Protocol):
     """A meta-gradient of `losses` at `theta`."""
 
-    def __call__(self, losses: Losses, theta: Tensors, batch: Batch, inner: InnerLoop) -> MetaGradient: ...
+    def __call__(self, losses: Losses, theta: Tensors, batch: Batch, inner: InnerLoop) -> MetaGradient:
+        """The meta-gradient of one batch; `theta` has no task axis."""
+        ...

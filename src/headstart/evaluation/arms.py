@@ -8,16 +8,21 @@ from torch import Tensor
 
 from headstart.adapter.meta_adapter import MetaAdapter
 from headstart.algorithms.rules import Adam, Rule
+from headstart.errors import HeadstartError
 from headstart.model.learner import Learner
 from headstart.recipe import EvaluationSection
 
-ARMS = ("random", "multitask", "meta_adamw", "meta")
-"""`random`: a fresh LoRA. `multitask`: the equal-compute control. `meta_adamw` and `meta`: the meta-learned initialisation
-under plain AdamW at one tuned rate, and under its own rule with learned rates."""
+ARMS = {
+    "random": "a fresh LoRA under AdamW's rule at one tuned rate",
+    "multitask": "plain multi-task LoRA at equal compute, under the same rule at one tuned rate",
+    "meta_adamw": "the meta-learned initialisation, under the same rule at one tuned rate",
+    "meta": "the meta-learned initialisation under the rule and rates it was learned with, times one tuned factor",
+}
+DEFAULT_ARMS = ("random", "multitask", "meta")
 
 
-class ArmError(ValueError):
-    """An arm cannot be run; the message says which, why, and how to mend it."""
+class EvaluationError(HeadstartError):
+    """An evaluation cannot start; the message says why, and how to mend it."""
 
 
 @dataclass(frozen=True)
@@ -43,20 +48,28 @@ class Arm:
         return {name: rate * candidate for name, rate in self.rates.items()}
 
 
-def build_arms(names: Sequence[str], meta: MetaAdapter, multitask: MetaAdapter | None, learner: Learner, section: EvaluationSection, seed: int) -> list[Arm]:
-    """The named arms over one learner; every one gets the same number of candidates.
+def require_arms(names: Sequence[str], control: MetaAdapter | None) -> None:
+    """See that arms can be built, before anything is loaded.
 
     Raises:
-        ArmError: an unknown name, `multitask` without a control, or `meta` without learned rates.
+        EvaluationError: an unknown or repeated name, or `multitask` without a control.
     """
     unknown = [name for name in names if name not in ARMS]
     if unknown:
-        raise ArmError(f"unknown arm {unknown[0]!r}; there are {', '.join(ARMS)}")
-    if "multitask" in names and multitask is None:
-        raise ArmError("the arm `multitask` needs the run's control; train it with `headstart meta-train --equal-compute-of RUN`, or leave it out with --arms")
+        raise EvaluationError(f"unknown arm {unknown[0]!r}; there are {', '.join(ARMS)}")
+    if len(set(names)) < len(names) or not names:
+        raise EvaluationError(f"arms {', '.join(names) or '(none)'}: name at least one, and each once")
+    if "multitask" in names and control is None:
+        raise EvaluationError("the arm `multitask` needs the run's control; meta-train with run.control=true, or leave it out with --arms")
+
+
+def build_arms(
+    names: Sequence[str], meta: MetaAdapter, control: MetaAdapter | None, learner: Learner, section: EvaluationSection, seed: int
+) -> list[Arm]:
+    """The named arms over one learner; every one gets the same number of candidates."""
     starts = {"random": learner.fresh_adapter(seed), "meta_adamw": meta.initial(learner), "meta": meta.initial(learner)}
-    if multitask is not None:
-        starts["multitask"] = multitask.initial(learner)
+    if control is not None:
+        starts["multitask"] = control.initial(learner)
     return [_arm(name, starts[name], meta, learner, section) for name in names]
 
 

@@ -1,8 +1,7 @@
 """The protocol: tune every arm alike on validation tasks, then adapt it to held-out tasks and record how it does."""
 
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -12,11 +11,11 @@ from headstart.evaluation.arms import Arm
 from headstart.evaluation.statistics import Record, macro_mean
 from headstart.model.learner import Learner
 from headstart.scoring import measure
-from headstart.tasks.episodes import Draw, Episode, evaluation_draw
+from headstart.tasks.episodes import Episode, evaluation_draw
 from headstart.tasks.task import Task
 
-Tick = Callable[[str], None]
-"""Called with a note whenever one arm has been run on one more task."""
+Tick = Callable[[float, str], None]
+"""Called with work done, in the unit of `Protocol.cost`, and a note."""
 
 
 @dataclass(frozen=True)
@@ -37,28 +36,44 @@ class Protocol:
     draws: int
     seed: int
 
-    def episodes(self, tasks: Sequence[Task]) -> list[tuple[int, Draw]]:
-        """Every (draw number, draw) of the tasks."""
-        return [
-            (draw, evaluation_draw(task, draw=draw, support=self.support, query=self.query, seed=self.seed))
-            for task in tasks
-            for draw in range(self.draws)
-        ]
+    @property
+    def tuning(self) -> "Protocol":
+        """The same with one draw, scored after the last step only."""
+        return replace(self, steps=(max(self.steps),), draws=1)
+
+    @property
+    def cost(self) -> int:
+        """Work on one task: examples in forward passes, a forward and backward pass counted as three."""
+        return self.draws * (3 * self.support * max(self.steps) + self.query * len(self.steps))
+
+    def episodes(self, tasks: Sequence[Task]) -> Iterator[tuple[int, Episode]]:
+        """Each draw's number, and all tasks under that draw."""
+        for draw in range(self.draws):
+            yield draw, tuple(evaluation_draw(task, draw=draw, support=self.support, query=self.query, seed=self.seed) for task in tasks)
 
 
-def tune(arm: Arm, tasks: Sequence[Task], protocol: Protocol, learner: Learner, batcher: Batcher, tick: Tick) -> dict[float, float]:
+@dataclass(frozen=True)
+class Bench:
+    """What arms are run on: a learner, its batcher, the protocol, and whom to tell of progress."""
+
+    learner: Learner
+    batcher: Batcher
+    protocol: Protocol
+    tick: Tick
+
+
+def tune(arm: Arm, tasks: Sequence[Task], bench: Bench) -> dict[float, float]:
     """The loss at the last step of each candidate, as cluster macro-mean over validation tasks; one draw each.
 
-    A winner at the edge of the grid widens it by one, so that no arm is held back by the grid it was given.
+    A winner at the edge of the grid widens it, at most twice, so that no arm is held back by the grid it was given.
     """
-    last = Protocol(protocol.support, protocol.query, (max(protocol.steps),), 1, protocol.seed)
+    bench = replace(bench, protocol=bench.protocol.tuning)
     found: dict[float, float] = {}
     waiting = list(arm.candidates)
     while waiting:
         candidate = waiting.pop(0)
-        records = list(run_arm(arm, candidate, tasks, last, learner, batcher, tick))
-        found[candidate] = macro_mean(records, "loss")
-        if not waiting and len(found) <= len(arm.candidates) + 1:
+        found[candidate] = macro_mean(run_arm(arm, candidate, tasks, bench), "loss")
+        if not waiting and len(found) < len(arm.candidates) + 2:
             waiting = _beyond(found)
     return found
 
@@ -72,44 +87,37 @@ def _beyond(found: Mapping[float, float]) -> list[float]:
     return [best * best / neighbour]
 
 
-def run_arm(
-    arm: Arm, candidate: float, tasks: Sequence[Task], protocol: Protocol, learner: Learner, batcher: Batcher, tick: Tick
-) -> Iterator[Record]:
+def run_arm(arm: Arm, candidate: float, tasks: Sequence[Task], bench: Bench) -> Iterator[Record]:
     """Adapt an arm to every task and draw, and record its metrics at the protocol's steps."""
-    numbered = protocol.episodes(tasks)
-    numbers = {id(draw): number for number, draw in numbered}
-    for piece in batcher.pieces(tuple(draw for _, draw in numbered)):
-        for step, phi in adapt_piece(arm, arm.rates_at(candidate), piece, max(protocol.steps), learner, batcher):
-            if step in protocol.steps:
-                yield from _records(arm.name, phi, piece, numbers, step, protocol, learner, batcher)
-        for draw in piece:
-            tick(f"{arm.name}: {draw.task.name}")
+    for draw, episode in bench.protocol.episodes(tasks):
+        for piece in bench.batcher.pieces(episode):
+            for step, phi in trajectory(arm, candidate, piece, bench):
+                if step in bench.protocol.steps:
+                    yield from _records(arm.name, phi, piece, draw, step, bench)
+            bench.tick(len(piece) * bench.protocol.cost / bench.protocol.draws, arm.name)
 
 
-def adapt_piece(
-    arm: Arm, rates: Mapping[str, Tensor], piece: Episode, steps: int, learner: Learner, batcher: Batcher
-) -> Iterator[tuple[int, Mapping[str, Tensor]]]:
+def trajectory(arm: Arm, candidate: float, piece: Episode, bench: Bench) -> Iterator[tuple[int, Mapping[str, Tensor]]]:
     """The adapters of a piece's tasks before the first step and after each."""
-    phi: Mapping[str, Tensor] = expand(arm.theta, len(piece))
-    yield 0, phi
-    batch = batcher.batch(piece)
-    for number, step in enumerate(walk(learner.losses, phi, batch.support, arm.rule, rates, steps), start=1):
+    start = expand(arm.theta, len(piece))
+    yield 0, start
+    support = bench.batcher.batch(piece).support
+    steps = walk(bench.learner.losses, start, support, arm.rule, arm.rates_at(candidate), max(bench.protocol.steps))
+    for number, step in enumerate(steps, start=1):
         yield number, step.phi
 
 
-def _records(
-    arm: str, phi: Mapping[str, Tensor], piece: Episode, numbers: Mapping[int, int], step: int, protocol: Protocol, learner: Learner, batcher: Batcher
-) -> Iterator[Record]:
-    for draw, metrics in zip(piece, measure(learner, phi, piece, batcher), strict=True):
-        task = draw.task
+def _records(arm: str, phi: Mapping[str, Tensor], piece: Episode, draw: int, step: int, bench: Bench) -> Iterator[Record]:
+    for part, metrics in zip(piece, measure(bench.learner, phi, piece, bench.batcher), strict=True):
+        task = part.task
         yield Record(
             arm=arm,
             task=task.name,
             cluster=task.cluster,
             dataset=task.dataset,
-            draw=numbers[id(draw)],
-            seed=0,
-            k=protocol.support,
+            draw=draw,
+            seed=bench.protocol.seed,
+            k=bench.protocol.support,
             step=step,
             loss=metrics.loss,
             accuracy=metrics.accuracy,

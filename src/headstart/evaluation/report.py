@@ -12,8 +12,8 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from headstart.files import write_atomically
 from headstart.evaluation.statistics import METRICS, Record, RecordLike, summarise
+from headstart.files import write_atomically
 
 SCHEMA_VERSION = 1
 REQUIRED_KEYS = ("schema_version", "records", "summary", "pairs", "notes", "protocol")

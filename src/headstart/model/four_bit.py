@@ -19,9 +19,7 @@ def nf4_config(dtype: torch.dtype) -> Any:
 
     transformers' defaults are FP4 and a float32 compute type, so both are set.
     """
-    return BitsAndBytesConfig(
-        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
-    )
+    return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype)
 
 
 def is_four_bit(module: nn.Module) -> bool:
@@ -42,15 +40,19 @@ class _FrozenProduct(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: bnb.nn.Params4bit, transposed: bool) -> Tensor:
         ctx.weight, ctx.transposed = weight, transposed
-        dense = dequantize_4bit(weight.data, weight.quant_state).to(x.dtype)
+        dense: Tensor = dequantize_4bit(weight.data, weight.quant_state).to(x.dtype)
         return x @ (dense if transposed else dense.t())
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
-        return cast(Tensor, _FrozenProduct.apply(grads[0], ctx.weight, not ctx.transposed)), None, None
+        return _product(grads[0], ctx.weight, not ctx.transposed), None, None
+
+
+def _product(x: Tensor, weight: Any, transposed: bool) -> Tensor:
+    return cast(Tensor, _FrozenProduct.apply(x, weight, transposed))  # type: ignore[no-untyped-call]
 
 
 def linear_4bit(module: nn.Module, x: Tensor) -> Tensor:
     """The product of a frozen 4-bit linear layer, differentiable in x any number of times; `x` is `(..., d_in)`."""
-    product = cast(Tensor, _FrozenProduct.apply(x, module.weight, False))
+    product = _product(x, module.weight, False)
     return product if module.bias is None else product + cast(Tensor, module.bias).to(product.dtype)

@@ -6,13 +6,14 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from headstart.errors import HeadstartError
 from headstart.model.four_bit import is_four_bit, linear_4bit
 
 Phi = Mapping[str, Tensor]
 """Adapter tensors by name: `SITE.lora_A` and `SITE.lora_B`."""
 
 
-class TargetError(ValueError):
+class TargetError(HeadstartError):
     """`target_modules` does not fit the base; the message names the target and what the base has."""
 
 
@@ -37,9 +38,9 @@ class LoraSite(nn.Module):
         a, b = self.handed
         update = torch.bmm(torch.bmm(x.to(a.dtype), a.mT), b.mT * self.scale)
         if self.four_bit:
-            product = linear_4bit(self.base, x)
-            return product + update.to(product.dtype)
-        product = self.base(x)
+            frozen = linear_4bit(self.base, x)
+            return frozen + update.to(frozen.dtype)
+        product: Tensor = self.base(x)
         return (product + update).to(product.dtype)
 
 
@@ -59,18 +60,26 @@ def target_names(model: nn.Module, target_modules: str | Sequence[str]) -> list[
         matched = [name for name in modules if _matches(name, target)]
         if not matched:
             suffixes = sorted({name.rsplit(".", 1)[-1] for name in linear})
-            raise TargetError(f"adapter.target_modules: {target!r} matches nothing in this base; its linear layers end in {', '.join(suffixes)}")
+            raise TargetError(
+                f"adapter.target_modules: {target!r} matches nothing in this base; its linear layers end in {', '.join(suffixes)}"
+            )
         odd = [name for name in matched if name not in linear]
         if odd:
             kind = "the output layer" if modules[odd[0]] is head else type(modules[odd[0]]).__name__
-            raise TargetError(f"adapter.target_modules: {target!r} matches {odd[0]}, which is {kind}; only inner linear layers can be adapted")
+            raise TargetError(
+                f"adapter.target_modules: {target!r} matches {odd[0]}, which is {kind}; only inner linear layers can be adapted"
+            )
     return [name for name in linear if any(_matches(name, target) for target in targets)]
 
 
 def peft_targets(model: nn.Module, names: Sequence[str]) -> tuple[str, ...]:
     """Suffixes that PEFT reads as exactly these layers; the whole names where no suffixes do."""
     suffixes = tuple(sorted({name.rsplit(".", 1)[-1] for name in names}))
-    return suffixes if {name for name, _ in model.named_modules() if any(_matches(name, each) for each in suffixes)} == set(names) else tuple(names)
+    return (
+        suffixes
+        if {name for name, _ in model.named_modules() if any(_matches(name, each) for each in suffixes)} == set(names)
+        else tuple(names)
+    )
 
 
 def _matches(name: str, target: str) -> bool:

@@ -41,7 +41,9 @@ def training_episode(
     """
     pool = suite.split("meta_train")
     if len(pool) < (rank + 1) * tasks:
-        raise SuiteError(f"suite {suite.name} has {len(pool)} training tasks, but rank {rank} needs {tasks} of its own; lower suite.tasks_per_step")
+        raise SuiteError(
+            f"suite {suite.name} has {len(pool)} training tasks, but rank {rank} needs {tasks} of its own; lower suite.tasks_per_step"
+        )
     order = np.random.default_rng([seed, step]).permutation(len(pool))
     chosen = (pool[index] for index in order[rank * tasks : (rank + 1) * tasks])
     return tuple(_training_draw(task, seed, step, support, query, minibatches) for task in chosen)

@@ -1,11 +1,22 @@
-"""Making a suite fit a run: leaving out what is too long, and choosing a few tasks evenly."""
+"""Making a suite fit a run: opening it, leaving out what is too long, and choosing a few tasks evenly."""
 
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import chain, zip_longest
 
+from headstart.tasks.regimes import Regime, apply_regime
 from headstart.tasks.render import Renderer
+from headstart.tasks.sources import open_suite
 from headstart.tasks.task import SuiteError, Task, TaskSuite
+
+
+def prepare_suite(source: str, regime: Regime, renderer: Renderer, needed: int, seed: int = 0) -> tuple[TaskSuite, list[str]]:
+    """Open a suite, put it under its regime, and leave out what is too long; notes say what was left out.
+
+    Raises:
+        SuiteError: as `open_suite` and `leave_out_long`.
+    """
+    return leave_out_long(apply_regime(open_suite(source), regime, seed), renderer, needed)
 
 
 def leave_out_long(suite: TaskSuite, renderer: Renderer, needed: int) -> tuple[TaskSuite, list[str]]:
@@ -20,15 +31,18 @@ def leave_out_long(suite: TaskSuite, renderer: Renderer, needed: int) -> tuple[T
     for name, task in suite.tasks.items():
         kept = renderer.fitting(task.instruction, task.examples)
         if len(kept) < len(task.examples):
-            notes.append(f"{name}: {len(task.examples) - len(kept)} of {len(task.examples)} examples over {renderer.max_length} tokens left out")
+            gone = len(task.examples) - len(kept)
+            notes.append(f"{name}: {gone} of {len(task.examples)} examples over {renderer.max_length} tokens left out")
         if len(kept) >= needed:
             tasks[name] = task if len(kept) == len(task.examples) else replace(task, examples=tuple(kept))
         else:
-            notes.append(f"{name}: left out, {len(kept)} examples are fewer than the {needed} that an episode takes (support + query)")
+            notes.append(f"{name}: left out, its {len(kept)} examples are fewer than the {needed} that an episode takes")
     splits = {split: tuple(name for name in names if name in tasks) for split, names in suite.splits.items()}
     empty = [split for split, names in splits.items() if not names]
     if empty:
-        raise SuiteError(f"suite {suite.name}: no task of {empty[0]!r} is left; lower suite.support and suite.query or raise suite.max_length")
+        raise SuiteError(
+            f"suite {suite.name}: no task of {empty[0]!r} is left; lower suite.support and suite.query or raise suite.max_length"
+        )
     return replace(suite, tasks=tasks, splits=splits), notes
 
 

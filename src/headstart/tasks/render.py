@@ -97,7 +97,9 @@ class Renderer:
         """Find the answer's first token and the end token that follows its last."""
         answer = next(index for index, (_, end) in enumerate(offsets) if end > start)
         if offsets[answer][0] < start:
-            raise SuiteError(f"the answer {example.output[:60]!r} shares its first token with the prompt; the tokenizer merges over the turn's start")
+            raise SuiteError(
+                f"the answer {example.output[:60]!r} shares its first token with the prompt; the tokenizer merges over the turn's start"
+            )
         stop = start + len(example.output)
         ends = (index for index in range(answer, len(ids)) if offsets[index][0] >= stop and ids[index] in self._special)
         end = next(ends, None)

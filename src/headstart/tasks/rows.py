@@ -12,7 +12,7 @@ where a token sees its own branch only and positions restart after the shared pa
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -74,8 +74,9 @@ class Rows:
 
     def to(self, device: torch.device) -> "Rows":
         """The same rows on another device."""
-        moved = {item.name: getattr(self, item.name) for item in fields(self)}
-        return Rows(**{name: value.to(device) if isinstance(value, Tensor) else value for name, value in moved.items()})
+        values = ((item.name, getattr(self, item.name)) for item in fields(self))
+        moved: dict[str, Any] = {name: value.to(device) if isinstance(value, Tensor) else value for name, value in values}
+        return Rows(**moved)
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,9 @@ class _Row:
         return sum(len(segment.ids) for segment in self.segments)
 
 
-def build_rows(tasks: Sequence[Sequence[Candidates]], *, layout: Layout = "packed", pad_id: int = 0, max_row_tokens: int = MAX_ROW_TOKENS) -> Rows:
+def build_rows(
+    tasks: Sequence[Sequence[Candidates]], *, layout: Layout = "packed", pad_id: int = 0, max_row_tokens: int = MAX_ROW_TOKENS
+) -> Rows:
     """Lay a batch of tasks out as rows.
 
     Args:
@@ -124,7 +127,7 @@ _Numbered = list[tuple[int, Candidates]]
 
 
 def _number(tasks: Sequence[Sequence[Candidates]]) -> list[_Numbered]:
-    count, numbered = 0, []
+    count, numbered = 0, list[_Numbered]()
     for examples in tasks:
         numbered.append([])
         for candidates in examples:

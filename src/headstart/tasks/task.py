@@ -4,8 +4,10 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from headstart.errors import HeadstartError
 
-class SuiteError(ValueError):
+
+class SuiteError(HeadstartError):
     """A task or suite is unusable; the message says which one, why, and how to mend it."""
 
 
@@ -93,7 +95,9 @@ class TaskSuite:
                 if name not in self.tasks:
                     raise SuiteError(f"suite {self.name}: split {split!r} names the task {name!r}, which the suite does not have")
                 if name in seen:
-                    raise SuiteError(f"suite {self.name}: the task {name!r} is in split {seen[name]!r} and in {split!r}; a task is held out whole")
+                    raise SuiteError(
+                        f"suite {self.name}: the task {name!r} is in split {seen[name]!r} and in {split!r}; a task is held out whole"
+                    )
                 seen[name] = split
 
     def split(self, name: str) -> tuple[Task, ...]:

@@ -91,8 +91,8 @@ def _draw_validation(axes: Any, rows: Sequence[Mapping[str, Any]]) -> None:
         ("validation/loss_0", "validation, step 0", VERMILLION, "s", "--"),
         ("validation/loss_adapted", "validation, adapted", BLUE, "o", "-"),
     )
-    for key, label, colour, marker, line_style in styles:
-        axes.plot(steps, [row[key] for row in rows], label=label, color=colour, marker=marker, linestyle=line_style, linewidth=1.8)
+    for key, name, colour, marker, line_style in styles:
+        axes.plot(steps, [row[key] for row in rows], label=name, color=colour, marker=marker, linestyle=line_style, linewidth=1.8)
 
 
 def _mark_phases(axes: Any, starts: Sequence[tuple[str, int]]) -> None:

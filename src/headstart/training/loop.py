@@ -21,6 +21,16 @@ from headstart.training.validation import Validation
 
 
 @dataclass(frozen=True)
+class Spent:
+    """What one phase took: outer steps, counted operations, seconds."""
+
+    algorithm: str
+    steps: int
+    flops: int
+    seconds: float
+
+
+@dataclass(frozen=True)
 class State:
     """What training changes.
 
@@ -28,11 +38,13 @@ class State:
         theta: the initialisation, without task axis.
         rates: learned rates, tensor name -> `(K,)`; empty until a phase learns them.
         step: outer steps done, over all phases; each draws an episode of its own.
+        spent: the phases done.
     """
 
     theta: Mapping[str, Tensor]
     rates: Mapping[str, Tensor]
     step: int = 0
+    spent: tuple[Spent, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -59,7 +71,7 @@ class Trainer:
             started = time.monotonic()
             gradient = self.runtime.reduce(self.meta_gradient(phase, outer, rates, state.step))
             scalars = outer.step(gradient, state.step - begun, done)
-            state = State(outer.theta, outer.rates or state.rates, state.step + 1)
+            state = replace(state, theta=outer.theta, rates=outer.rates or state.rates, step=state.step + 1)
             done = (self.learner.flops - before) / flops if flops else (state.step - begun) / phase.steps
             if (state.step - begun) % self.recipe.run.eval_steps == 0 or done >= 1:
                 scalars |= self.validate(self.learner, outer.theta, state.rates)
@@ -103,7 +115,9 @@ def build_rule(loop: InnerSection) -> Rule:
 def starting_rates(loop: InnerSection, state: State) -> dict[str, Tensor]:
     """The rates that a phase starts from: those learned so far if they fit its steps, else the recipe's constant one."""
     fitting = state.rates and all(len(rate) == loop.steps for rate in state.rates.values())
-    return dict(state.rates) if fitting else {name: tensor.new_full((loop.steps,), loop.learning_rate) for name, tensor in state.theta.items()}
+    return (
+        dict(state.rates) if fitting else {name: tensor.new_full((loop.steps,), loop.learning_rate) for name, tensor in state.theta.items()}
+    )
 
 
 def add(total: MetaGradient | None, gradient: MetaGradient, share: float) -> MetaGradient:

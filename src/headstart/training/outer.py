@@ -15,13 +15,13 @@ class OuterOptimizer:
 
     Args:
         theta: the initialisation, without task axis.
-        log_rates: tensor name -> `(K,)`; empty where rates are not learned.
+        rates: tensor name -> `(K,)`, where the learned rates start; empty where rates are not learned.
         section: the recipe's outer section.
     """
 
-    def __init__(self, theta: Mapping[str, Tensor], log_rates: Mapping[str, Tensor], section: OuterSection) -> None:
+    def __init__(self, theta: Mapping[str, Tensor], rates: Mapping[str, Tensor], section: OuterSection) -> None:
         self.theta = {name: tensor.detach().clone() for name, tensor in theta.items()}
-        self.log_rates = {name: tensor.detach().clone() for name, tensor in log_rates.items()}
+        self.log_rates = {name: tensor.detach().log() for name, tensor in rates.items()}
         self.section = section
         groups = [{"params": list(self.theta.values()), "lr": section.learning_rate, "weight_decay": section.weight_decay}]
         if self.log_rates:

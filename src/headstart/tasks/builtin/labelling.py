@@ -1,5 +1,6 @@
 """Classification: arbitrary labels behind a hidden property, moods of remarks, intents of requests."""
 
+import itertools
 import random
 
 from headstart.tasks.builtin.facts.nouns import CATEGORIES, NOUNS, OTHERS
@@ -46,7 +47,7 @@ def _(rng: random.Random) -> Pair:
 @CODES.drawn("code_for_double_letter", "Pass or stop?", labels=("pass", "stop"))
 def _(rng: random.Random) -> Pair:
     word, name = rng.choice(WORDS), rng.choice(SURNAMES)
-    return f"{name}: {word}", "pass" if any(a == b for a, b in zip(word, word[1:], strict=False)) else "stop"
+    return f"{name}: {word}", "pass" if any(a == b for a, b in itertools.pairwise(word)) else "stop"
 
 
 @CODES.drawn("code_for_name", "Red team or blue team?", labels=("red", "blue"))

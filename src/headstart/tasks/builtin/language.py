@@ -19,7 +19,9 @@ MADE = [("write", "wrote", "written", "letter"), ("draw", "drew", "drawn", "map"
 MADE += [("steal", "stole", "stolen", "ring"), ("build", "built", "built", "wall"), ("eat", "ate", "eaten", "cake")]
 MADE += [("find", "found", "found", "key"), ("buy", "bought", "bought", "house"), ("drive", "drove", "driven", "van")]
 _NEED_NO_OBJECT = frozenset(
-    ["begin", "drink", "drive", "eat", "fall", "fight", "flee", "fly", "forget", "go", "leave", "lose", "pay", "ride", "run", "sing", "sleep", "speak", "swim", "win", "write"]
+    """
+        begin drink drive eat fall fight flee fly forget go leave lose pay ride run sing sleep speak swim win write
+    """.split()
 )
 INTRANSITIVE = [forms for forms in IRREGULAR if forms[0] in _NEED_NO_OBJECT]
 COUNTABLE = [
@@ -32,8 +34,8 @@ COUNTABLE = [
 
 @GRAMMAR.drawn("a_or_an", "Is it a or an in the gap?", labels=("a", "an"))
 def _(rng: random.Random) -> Pair:
-    noun = rng.choice(COUNTABLE)
-    return f"I see ___ {noun}.", "an" if noun[0] in "aeiou" else "a"
+    article, adjectives = rng.choice((("an", ("old", "odd", "ugly", "enormous", "empty")), ("a", ("new", "big", "red", "small", "broken"))))
+    return f"I see ___ {rng.choice(adjectives)} {rng.choice(COUNTABLE)}.", article
 
 
 @GRAMMAR.drawn("name_to_pronoun", "Replace the person's name by he or she.")
@@ -46,7 +48,8 @@ def _(rng: random.Random) -> Pair:
 @GRAMMAR.drawn("tense_of_sentence", "In which tense is the sentence?", labels=("past", "present", "future"))
 def _(rng: random.Random) -> Pair:
     tense, verb, job = rng.choice(("past", "present", "future")), rng.choice(REGULAR), rng.choice(JOBS)
-    return f"The {job} {dict(past=past(verb), present=third_person(verb), future=f'will {verb}')[tense]}.", tense
+    forms = {"past": past(verb), "present": third_person(verb), "future": f"will {verb}"}
+    return f"The {job} {forms[tense]}.", tense
 
 
 @GRAMMAR.drawn("is_or_are", "Choose is or are.", labels=("is", "are"))

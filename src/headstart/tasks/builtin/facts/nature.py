@@ -1,11 +1,26 @@
 """Animals, their classes and what is said of them, and the chemical elements in order of atomic number."""
 
 CLASS_MEMBERS: dict[str, list[str]] = {
-    "mammal": ["whale", "dolphin", "bat", "seal", "walrus", "elephant", "tiger", "wolf", "rabbit", "horse", "moose", "beaver", "hamster", "sloth", "koala", "hyena", "cheetah", "lynx", "jaguar", "buffalo", "bison", "antelope", "porcupine", "armadillo", "mole", "rhinoceros", "weasel", "otter", "squirrel"],
-    "bird": ["eagle", "owl", "robin", "penguin", "ostrich", "emu", "kiwi", "albatross", "canary", "kingfisher", "toucan", "hummingbird", "swallow", "pheasant", "quail", "cockatoo", "condor", "ibis", "crane", "partridge", "wren", "thrush", "jay", "lark", "swift", "osprey", "kestrel"],
-    "fish": ["salmon", "tuna", "shark", "eel", "cod", "perch", "pike", "halibut", "bass", "marlin", "grouper", "snapper", "sole", "turbot", "plaice", "herring", "guppy", "clownfish", "seahorse", "piranha", "stickleback", "lamprey", "pufferfish", "sunfish", "whiting", "bream", "pollock"],
-    "reptile": ["snake", "lizard", "crocodile", "tortoise", "gecko", "iguana", "chameleon", "cobra", "python", "viper", "rattlesnake", "anaconda", "alligator", "turtle", "caiman", "skink", "terrapin", "gharial", "adder", "mamba", "boa", "copperhead"],
-    "insect": ["ant", "bee", "wasp", "beetle", "butterfly", "moth", "mosquito", "grasshopper", "dragonfly", "ladybird", "cockroach", "termite", "flea", "locust", "aphid", "earwig", "firefly", "mayfly", "gnat", "weevil", "housefly", "silverfish", "cicada", "katydid", "lacewing", "horsefly"],
+    "mammal": """
+        whale dolphin bat seal walrus elephant tiger wolf rabbit horse moose beaver hamster sloth koala hyena cheetah lynx jaguar
+        buffalo bison antelope porcupine armadillo mole rhinoceros weasel otter squirrel
+    """.split(),
+    "bird": """
+        eagle owl robin penguin ostrich emu kiwi albatross canary kingfisher toucan hummingbird swallow pheasant quail cockatoo condor
+        ibis crane partridge wren thrush jay lark swift osprey kestrel
+    """.split(),
+    "fish": """
+        salmon tuna shark eel cod perch pike halibut bass marlin grouper snapper sole turbot plaice herring guppy clownfish seahorse
+        piranha stickleback lamprey pufferfish sunfish whiting bream pollock
+    """.split(),
+    "reptile": """
+        snake lizard crocodile tortoise gecko iguana chameleon cobra python viper rattlesnake anaconda alligator turtle caiman skink
+        terrapin gharial adder mamba boa copperhead
+    """.split(),
+    "insect": """
+        ant bee wasp beetle butterfly moth mosquito grasshopper dragonfly ladybird cockroach termite flea locust aphid earwig firefly
+        mayfly gnat weevil housefly silverfish cicada katydid lacewing horsefly
+    """.split(),
 }
 
 
@@ -56,6 +71,125 @@ ELEMENTS: list[tuple[str, str]] = [
     (name, symbol)
     for name, symbol in (
         entry.split()
-        for entry in ["hydrogen H", "helium He", "lithium Li", "beryllium Be", "boron B", "carbon C", "nitrogen N", "oxygen O", "fluorine F", "neon Ne", "sodium Na", "\n        magnesium Mg", "aluminium Al", "silicon Si", "phosphorus P", "sulfur S", "chlorine Cl", "argon Ar", "potassium K", "calcium Ca", "scandium Sc", "titanium Ti", "\n        vanadium V", "chromium Cr", "manganese Mn", "iron Fe", "cobalt Co", "nickel Ni", "copper Cu", "zinc Zn", "gallium Ga", "germanium Ge", "arsenic As", "\n        selenium Se", "bromine Br", "krypton Kr", "rubidium Rb", "strontium Sr", "yttrium Y", "zirconium Zr", "niobium Nb", "molybdenum Mo", "technetium Tc", "\n        ruthenium Ru", "rhodium Rh", "palladium Pd", "silver Ag", "cadmium Cd", "indium In", "tin Sn", "antimony Sb", "tellurium Te", "iodine I", "xenon Xe", "\n        caesium Cs", "barium Ba", "lanthanum La", "cerium Ce", "praseodymium Pr", "neodymium Nd", "promethium Pm", "samarium Sm", "europium Eu", "gadolinium Gd", "\n        terbium Tb", "dysprosium Dy", "holmium Ho", "erbium Er", "thulium Tm", "ytterbium Yb", "lutetium Lu", "hafnium Hf", "tantalum Ta", "tungsten W", "\n        rhenium Re", "osmium Os", "iridium Ir", "platinum Pt", "gold Au", "mercury Hg", "thallium Tl", "lead Pb", "bismuth Bi", "polonium Po", "astatine At", "radon Rn", "\n        francium Fr", "radium Ra", "actinium Ac", "thorium Th", "protactinium Pa", "uranium U", "neptunium Np", "plutonium Pu", "americium Am", "curium Cm", "\n        berkelium Bk", "californium Cf", "einsteinium Es", "fermium Fm", "mendelevium Md", "nobelium No", "lawrencium Lr", "rutherfordium Rf", "dubnium Db", "\n        seaborgium Sg", "bohrium Bh", "hassium Hs", "meitnerium Mt", "darmstadtium Ds", "roentgenium Rg", "copernicium Cn", "nihonium Nh", "flerovium Fl", "\n        moscovium Mc", "livermorium Lv", "tennessine Ts", "oganesson Og"]
+        for entry in [
+            "hydrogen H",
+            "helium He",
+            "lithium Li",
+            "beryllium Be",
+            "boron B",
+            "carbon C",
+            "nitrogen N",
+            "oxygen O",
+            "fluorine F",
+            "neon Ne",
+            "sodium Na",
+            "\n        magnesium Mg",
+            "aluminium Al",
+            "silicon Si",
+            "phosphorus P",
+            "sulfur S",
+            "chlorine Cl",
+            "argon Ar",
+            "potassium K",
+            "calcium Ca",
+            "scandium Sc",
+            "titanium Ti",
+            "\n        vanadium V",
+            "chromium Cr",
+            "manganese Mn",
+            "iron Fe",
+            "cobalt Co",
+            "nickel Ni",
+            "copper Cu",
+            "zinc Zn",
+            "gallium Ga",
+            "germanium Ge",
+            "arsenic As",
+            "\n        selenium Se",
+            "bromine Br",
+            "krypton Kr",
+            "rubidium Rb",
+            "strontium Sr",
+            "yttrium Y",
+            "zirconium Zr",
+            "niobium Nb",
+            "molybdenum Mo",
+            "technetium Tc",
+            "\n        ruthenium Ru",
+            "rhodium Rh",
+            "palladium Pd",
+            "silver Ag",
+            "cadmium Cd",
+            "indium In",
+            "tin Sn",
+            "antimony Sb",
+            "tellurium Te",
+            "iodine I",
+            "xenon Xe",
+            "\n        caesium Cs",
+            "barium Ba",
+            "lanthanum La",
+            "cerium Ce",
+            "praseodymium Pr",
+            "neodymium Nd",
+            "promethium Pm",
+            "samarium Sm",
+            "europium Eu",
+            "gadolinium Gd",
+            "\n        terbium Tb",
+            "dysprosium Dy",
+            "holmium Ho",
+            "erbium Er",
+            "thulium Tm",
+            "ytterbium Yb",
+            "lutetium Lu",
+            "hafnium Hf",
+            "tantalum Ta",
+            "tungsten W",
+            "\n        rhenium Re",
+            "osmium Os",
+            "iridium Ir",
+            "platinum Pt",
+            "gold Au",
+            "mercury Hg",
+            "thallium Tl",
+            "lead Pb",
+            "bismuth Bi",
+            "polonium Po",
+            "astatine At",
+            "radon Rn",
+            "\n        francium Fr",
+            "radium Ra",
+            "actinium Ac",
+            "thorium Th",
+            "protactinium Pa",
+            "uranium U",
+            "neptunium Np",
+            "plutonium Pu",
+            "americium Am",
+            "curium Cm",
+            "\n        berkelium Bk",
+            "californium Cf",
+            "einsteinium Es",
+            "fermium Fm",
+            "mendelevium Md",
+            "nobelium No",
+            "lawrencium Lr",
+            "rutherfordium Rf",
+            "dubnium Db",
+            "\n        seaborgium Sg",
+            "bohrium Bh",
+            "hassium Hs",
+            "meitnerium Mt",
+            "darmstadtium Ds",
+            "roentgenium Rg",
+            "copernicium Cn",
+            "nihonium Nh",
+            "flerovium Fl",
+            "\n        moscovium Mc",
+            "livermorium Lv",
+            "tennessine Ts",
+            "oganesson Og",
+        ]
     )
 ]

@@ -24,8 +24,21 @@ IRREGULAR: list[tuple[str, str, str]] = [
     (base, past, participle) for base, past, participle in (entry.split() for entry in _IRREGULAR.split(";"))
 ]
 
-REGULAR: list[str] = ["accept", "add", "agree", "allow", "apologise", "arrive", "ask", "attack", "avoid", "bake", "bark", "beg", "behave", "believe", "boil", "borrow", "breathe", "brush", "call", "carry", "celebrate", "change", "chase", "chat", "check", "chop", "clap", "clean", "climb", "close", "collect", "complain", "cook", "copy", "cough", "count", "cover", "cross", "cry", "dance", "decide", "defend", "deliver", "describe", "destroy", "disagree", "discover", "drag", "dress", "drop", "dry", "earn", "enjoy", "enter", "escape", "explain", "explore", "fill", "finish", "fix", "fold", "follow", "fry", "glue", "grab", "greet", "guess", "hammer", "hate", "help", "hope", "hug", "hurry", "imagine", "improve", "invite", "jog", "join", "juggle", "jump", "kick", "kiss", "knock", "laugh", "learn", "lick", "lift", "like", "listen", "live", "look", "love", "marry", "measure", "melt", "mix", "move", "nod", "open", "order", "paint", "pass", "pat", "plan", "plant", "play", "pour", "practise", "pray", "prepare", "press", "prevent", "promise", "protect", "pull", "push", "race", "reach", "relax", "remember", "repair", "rescue", "rob", "sail", "save", "scream", "shop", "shout", "skip", "slip", "smile", "smoke", "sneeze", "stare", "stop", "study", "tap", "taste", "tidy", "touch", "travel", "trip", "try", "type", "use", "visit", "wait", "walk", "wander", "want", "warn", "wash", "watch", "whisper", "whistle", "wish", "work", "worry", "wrap", "yawn"]
-_DOUBLING = frozenset(["beg", "chat", "chop", "clap", "drag", "drop", "grab", "hug", "jog", "nod", "pat", "plan", "rob", "shop", "skip", "slip", "stop", "tap", "travel", "trip", "wrap"])
+REGULAR: list[str] = """
+    accept add agree allow apologise arrive ask attack avoid bake bark beg behave believe boil borrow breathe brush call carry
+    celebrate change chase chat check chop clap clean climb close collect complain cook copy cough count cover cross cry dance decide
+    defend deliver describe destroy disagree discover drag dress drop dry earn enjoy enter escape explain explore fill finish fix fold
+    follow fry glue grab greet guess hammer hate help hope hug hurry imagine improve invite jog join juggle jump kick kiss knock laugh
+    learn lick lift like listen live look love marry measure melt mix move nod open order paint pass pat plan plant play pour practise
+    pray prepare press prevent promise protect pull push race reach relax remember repair rescue rob sail save scream shop shout skip
+    slip smile smoke sneeze stare stop study tap taste tidy touch travel trip try type use visit wait walk wander want warn wash watch
+    whisper whistle wish work worry wrap yawn
+""".split()
+_DOUBLING = frozenset(
+    """
+        beg chat chop clap drag drop grab hug jog nod pat plan rob shop skip slip stop tap travel trip wrap
+    """.split()
+)
 
 
 def third_person(verb: str) -> str:

@@ -39,7 +39,9 @@ COMPARATIVES: list[tuple[str, str]] = [
     *_pairs("good better,bad worse"),
     *[
         (word, f"more {word}")
-        for word in ["modern", "careful", "useful", "famous", "expensive", "beautiful", "difficult", "dangerous", "interesting", "important", "comfortable", "popular"]
+        for word in """
+            modern careful useful famous expensive beautiful difficult dangerous interesting important comfortable popular
+        """.split()
     ],
 ]
 

@@ -1,0 +1,79 @@
+"""Looking at a recipe without loading weights: what it will train on, and how much."""
+
+from collections import Counter
+
+from rich.console import Console
+from rich.text import Text
+
+from headstart.model.base import BaseSpec, load_tokenizer
+from headstart.progress import say
+from headstart.recipe import Phase, Recipe
+from headstart.tasks.episodes import Episode, training_episode
+from headstart.tasks.prepare import prepare_suite
+from headstart.tasks.render import Renderer, common_prefix
+from headstart.tasks.rows import build_rows
+from headstart.tasks.task import TaskSuite
+
+SAMPLED_STEPS = 16
+
+
+def check_recipe(recipe: Recipe, console: Console) -> None:
+    """Print the suite, tokens per episode, and one rendered example with its trained tokens marked.
+
+    Raises:
+        SuiteError, BaseError: the suite or the tokenizer cannot be used.
+    """
+    renderer = Renderer(load_tokenizer(BaseSpec(**recipe.base.model_dump())), recipe.suite.max_length)
+    section = recipe.suite
+    suite, notes = prepare_suite(section.source, section.regime, renderer, section.support + section.query, recipe.seed)
+    say(console, f"base {recipe.base.id} from {recipe.base.source}, {recipe.base.quantization}, {recipe.base.dtype}")
+    say(console, f"suite {suite.name} {suite.revision}, regime {section.regime}", *_splits(suite), *notes)
+    for number, phase in enumerate(recipe.phases):
+        say(console, f"phase {number}, {phase.algorithm}: {phase.steps} steps; {_tokens(recipe, phase, suite, renderer)}")
+    task = suite.split("meta_train")[0]
+    rendered = renderer.render(task.instruction, task.examples[:2])
+    shared = common_prefix(rendered)
+    say(console, f"example of {task.name}; {len(rendered[0].ids)} tokens, of which the first {shared} are shared by the task's examples")
+    decode = renderer.tokenizer.decode
+    text = Text(decode(list(rendered[0].ids[: rendered[0].answer])), style="dim")
+    text.append(f"[[{decode(list(rendered[0].ids[rendered[0].answer :]))}]]", style="bold green")
+    console.print(text, soft_wrap=True)
+    say(console, f"[[...]] is trained: {len(rendered[0].ids) - rendered[0].answer} tokens")
+
+
+def _splits(suite: TaskSuite) -> list[str]:
+    return [
+        f"  {split}: {len(suite.split(split))} tasks in {len(Counter(t.cluster for t in suite.split(split)))} clusters"
+        for split in suite.splits
+    ]
+
+
+def _tokens(recipe: Recipe, phase: Phase, suite: TaskSuite, renderer: Renderer) -> str:
+    """Tokens that the base computes in one pass over an episode's support and query, in both layouts, as a mean over steps."""
+    totals: Counter[str] = Counter()
+    for step in range(SAMPLED_STEPS):
+        episode = training_episode(
+            suite,
+            seed=recipe.seed,
+            step=step,
+            tasks=recipe.suite.tasks_per_step,
+            support=recipe.suite.support,
+            query=recipe.suite.query,
+            minibatches=phase.minibatches,
+        )
+        for layout in ("packed", "padded"):
+            totals[layout] += _episode_tokens(episode, renderer, layout, phase.loop.steps)
+    packed, padded = (totals[layout] / SAMPLED_STEPS for layout in ("packed", "padded"))
+    return f"{packed:.0f} tokens an episode packed, {padded:.0f} padded ({padded / packed:.1f} times), mean of {SAMPLED_STEPS} steps"
+
+
+def _episode_tokens(episode: Episode, renderer: Renderer, layout: str, inner_steps: int) -> int:
+    """Inner steps go through the support minibatches again where there are fewer."""
+    parts = [[draw.support[index % len(draw.support)] for draw in episode] for index in range(inner_steps)]
+    parts.append([draw.query for draw in episode])
+    total = 0
+    for part in parts:
+        for draw, examples in zip(episode, part, strict=True):
+            rendered = [[one] for one in renderer.render(draw.task.instruction, examples)]
+            total += build_rows([rendered], layout="packed" if layout == "packed" else "padded").tokens
+    return total

@@ -1,0 +1,124 @@
+"""The command line: reads what the user gave, calls the library, prints.
+
+Exit codes: 0 done, 1 training diverged, 2 a mistake in what was given, 130 stopped by Ctrl-C.
+"""
+
+import json
+import logging
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from headstart.errors import HeadstartError
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Learn LoRA initialisations over tasks.")
+DIVERGED, MISTAKE, STOPPED = 1, 2, 130
+
+
+def main() -> None:
+    """Run the command line; a user's mistake prints its message and no traceback."""
+    _quiet_libraries()
+    try:
+        app()
+    except HeadstartError as error:
+        _fail(str(error), MISTAKE)
+    except FloatingPointError as error:
+        _fail(str(error), DIVERGED)
+    except KeyboardInterrupt:
+        _fail("stopped; what was saved so far is in the output folder", STOPPED)
+
+
+@app.command("meta-train")
+def meta_train(
+    recipe: Annotated[str, typer.Argument(help="a recipe file, or the name of a shipped recipe")],
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[A.B=VALUE]...", help="values over the recipe's")] = None,
+) -> None:
+    """Meta-train an adapter by a recipe."""
+    from headstart.recipe import load_recipe
+
+    checked = load_recipe(recipe, overrides or ())
+    from headstart.training.run import meta_train
+
+    meta_train(checked, Console())
+
+
+@app.command()
+def adapt(
+    adapter: Annotated[Path, typer.Argument(help="a meta-adapter's folder")],
+    data: Annotated[Path, typer.Option(help="rows of one task: .jsonl or .csv with `input`, `output` and, if any, `instruction`")],
+    steps: Annotated[int, typer.Option(min=0, help="adaptation steps")] = 10,
+    shots: Annotated[int, typer.Option(min=1, help="rows to adapt on; the rest is held back and measured on")] = 16,
+    output: Annotated[Path | None, typer.Option(help="where to save the adapted adapter; adapted/NAME-OF-DATA by default")] = None,
+) -> None:
+    """Fine-tune a meta-adapter on a few rows of your own, and measure on the rest."""
+    from headstart.adapter.held_back import adapt_and_compare
+
+    adapt_and_compare(adapter, data, steps=steps, shots=shots, output=output or Path("adapted") / data.stem, console=Console())
+
+
+@app.command()
+def evaluate(
+    adapter: Annotated[Path, typer.Argument(help="a meta-adapter's folder")],
+    suite: Annotated[str | None, typer.Option(help="`builtin` or a suite's folder; by default the one it was trained on")] = None,
+    split: Annotated[str, typer.Option(help="the split to measure on")] = "meta_test",
+    arms: Annotated[str | None, typer.Option(help="comma-separated: random, multitask, meta_adamw, meta")] = None,
+    output: Annotated[Path | None, typer.Option(help="where to write; by default beside the adapter, and into its card")] = None,
+) -> None:
+    """Compare a meta-adapter with its baselines on held-out tasks."""
+    from headstart.evaluation.run import evaluate
+
+    names = [name.strip() for name in arms.split(",")] if arms is not None else None
+    evaluate(adapter, suite=suite, split=split, arms=names, output=output, console=Console())
+
+
+@app.command()
+def check(
+    recipe: Annotated[str, typer.Argument(help="a recipe file, or the name of a shipped recipe")],
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[A.B=VALUE]...", help="values over the recipe's")] = None,
+) -> None:
+    """Check a recipe without training: its suite, its tokens, and one example as the model will see it."""
+    from headstart.recipe import load_recipe
+
+    checked = load_recipe(recipe, overrides or ())
+    from headstart.check import check_recipe
+
+    check_recipe(checked, Console())
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON schema of recipes."""
+    from headstart.recipe import Recipe
+
+    typer.echo(json.dumps(Recipe.model_json_schema(), indent=2))
+
+
+@app.command()
+def env() -> None:
+    """Print versions, devices and folders, for bug reports."""
+    from headstart.provenance import environment
+
+    for name, value in environment().items():
+        typer.echo(f"{name}: {value}")
+
+
+def _fail(message: str, code: int) -> None:
+    Console(stderr=True).print(f"headstart: {message}", style="red", highlight=False, markup=False, soft_wrap=True)
+    sys.exit(code)
+
+
+def _quiet_libraries() -> None:
+    """Keep libraries' own bars and their advice on kernels that are never called here out of the output."""
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+    if _wants_model():
+        from transformers.utils import logging as transformers_logging
+
+        transformers_logging.disable_progress_bar()
+
+
+def _wants_model() -> bool:
+    """Whether the command will load a model; the others start without importing transformers."""
+    return bool({"meta-train", "adapt", "evaluate"}.intersection(sys.argv[1:2]))
