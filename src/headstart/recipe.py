@@ -236,7 +236,7 @@ def recipe_path(source: str | Path) -> Path:
     if str(source) not in shipped:
         near = difflib.get_close_matches(str(source), shipped, 1)
         raise RecipeError(
-            f"no shipped recipe {str(source)!r}{f'; did you mean {near[0]!r}?' if near else ''} Shipped: {', '.join(shipped)}"
+            f"no shipped recipe {str(source)!r}{f'; did you mean {near[0]!r}?' if near else ''}; shipped: {', '.join(shipped)}"
         )
     return shipped[str(source)]
 

@@ -1,0 +1,130 @@
+"""Laws of the learner: the task axis, the layouts, label-only logits, the counted operations."""
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from headstart.algorithms.inner import gradients
+from headstart.model.base import load_base
+from headstart.model.learner import Learner, LoraSpec
+from headstart.tasks.rows import build_rows
+
+RELATIVE = 1e-5
+
+
+def assert_same(first, second):
+    """Equal to 1e-5 of each tensor's own scale."""
+    assert first.keys() == second.keys()
+    for name in first:
+        scale = float(second[name].abs().max())
+        assert float((first[name] - second[name]).abs().max()) <= RELATIVE * scale + 1e-9, name
+
+
+def rendered(batcher, episode):
+    return [[[one] for one in batcher.renderer.render(draw.task.instruction, draw.query)] for draw in episode]
+
+
+def one_by_one(learner, phi, rows_of_each):
+    parts = [gradients(learner.losses, {name: t[i : i + 1] for name, t in phi.items()}, rows) for i, rows in enumerate(rows_of_each)]
+    losses = torch.cat([losses for losses, _ in parts])
+    return losses, {name: torch.cat([found[name] for _, found in parts]) for name in phi}
+
+
+@pytest.mark.parametrize("evaluate_first", [False, True])
+def test_tasks_together_equal_tasks_one_by_one(learner, batcher, random_phi, episode, evaluate_first):
+    phi = random_phi(learner, len(episode))
+    tasks = rendered(batcher(learner.base), episode)
+    if evaluate_first:
+        learner.scores(phi, build_rows(tasks))
+    losses, found = gradients(learner.losses, phi, build_rows(tasks))
+    alone, each = one_by_one(learner, phi, [build_rows([task]) for task in tasks])
+    torch.testing.assert_close(losses, alone, rtol=RELATIVE, atol=0)
+    assert_same(found, each)
+
+
+def test_an_evaluation_pass_changes_no_gradient(learner, batcher, random_phi, episode):
+    phi, rows = random_phi(learner, len(episode)), build_rows(rendered(batcher(learner.base), episode))
+    before = gradients(learner.losses, phi, rows)[1]
+    learner.scores(phi, rows)
+    after = gradients(learner.losses, phi, rows)[1]
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+@pytest.mark.parametrize("max_row_tokens", [1024, 120])
+def test_packed_equals_padded(learner, batcher, random_phi, episode, max_row_tokens):
+    phi, tasks = random_phi(learner, len(episode)), rendered(batcher(learner.base), episode)
+    packed_rows = build_rows(tasks, layout="packed", max_row_tokens=max_row_tokens)
+    packed = gradients(learner.losses, phi, packed_rows)
+    padded = gradients(learner.losses, phi, build_rows(tasks, layout="padded"))
+    assert packed_rows.one_row_a_task == (max_row_tokens == 1024)
+    torch.testing.assert_close(packed[0], padded[0], rtol=RELATIVE, atol=0)
+    assert_same(packed[1], padded[1])
+
+
+def test_packed_candidates_rank_as_padded_ones(learner, batcher, random_phi, labelled_draw):
+    phi = random_phi(learner, 1)
+    packed, padded = (batcher(learner.base, layout=layout).ranking_rows((labelled_draw,)) for layout in ("packed", "padded"))
+    first, second = learner.scores(phi, packed), learner.scores(phi, padded)
+    assert len(first.log_likelihood) == 2 * len(labelled_draw.query)
+    torch.testing.assert_close(first.log_likelihood, second.log_likelihood, rtol=RELATIVE, atol=1e-5)
+    torch.testing.assert_close(first.loss, second.loss, rtol=RELATIVE, atol=0)
+    assert torch.equal(first.greedy, second.greedy)
+
+
+def test_loss_is_mean_over_examples_of_mean_over_label_tokens(learner, batcher, random_phi, episode):
+    """By the definition, with the full logits of every conversation alone."""
+    phi, tasks = random_phi(learner, len(episode)), rendered(batcher(learner.base), episode)
+    losses = learner.losses(phi, build_rows(tasks))
+    for index, task in enumerate(tasks):
+        mine = {name: tensor[index : index + 1] for name, tensor in phi.items()}
+        wanted = torch.stack([plain_loss(learner, mine, one) for (one,) in task]).mean()
+        torch.testing.assert_close(losses[index], wanted, rtol=RELATIVE, atol=0)
+
+
+def plain_loss(learner, phi, one):
+    from headstart.model.sites import handing
+
+    ids = torch.tensor([one.ids])
+    with handing(learner.sites, phi):
+        logits = learner.base.model(input_ids=ids).logits[0]
+    return torch.nn.functional.cross_entropy(logits[one.answer - 1 : -1], ids[0, one.answer :])
+
+
+def test_greedy_and_log_likelihood_are_those_of_the_answer(learner, batcher, random_phi, episode):
+    phi, rows = random_phi(learner, len(episode)), build_rows(rendered(batcher(learner.base), episode))
+    scores = learner.scores(phi, rows)
+    lengths = torch.bincount(rows.sequence)
+    per_task = torch.zeros(rows.tasks).index_add(0, rows.sequence_task, -scores.log_likelihood / lengths) / len(episode[0].query)
+    torch.testing.assert_close(scores.loss, per_task, rtol=RELATIVE, atol=0)
+    assert not scores.greedy.any(), "a random model writes no answer"
+
+
+def test_fresh_adapter_changes_nothing(learner, batcher, episode):
+    rows = build_rows(rendered(batcher(learner.base), episode))
+    fresh = {name: tensor.expand(len(episode), *tensor.shape) for name, tensor in learner.fresh_adapter().items()}
+    nothing = {name: torch.zeros(len(episode), *shape) for name, shape in learner.shapes().items()}
+    torch.testing.assert_close(learner.losses(fresh, rows), learner.losses(nothing, rows), rtol=0, atol=0)
+
+
+def test_counted_operations_are_those_that_run(tiny_spec, batcher, random_phi, episode):
+    base = load_base(tiny_spec(), "cpu")
+    # FlopCounterMode counts the fused kernel differently on each device, so attention runs in its plain form
+    base.model.set_attn_implementation("eager")
+    rows = build_rows(rendered(batcher(base), episode), layout="padded")
+    with Learner(base, LoraSpec(r=4, lora_alpha=8)) as learner:
+        phi = random_phi(learner, len(episode))
+        with FlopCounterMode(display=False) as forward, torch.no_grad():
+            learner.losses(phi, rows)
+        assert learner.flops == pytest.approx(forward.get_total_flops(), rel=0.02)
+        learner.flops = 0
+        with FlopCounterMode(display=False) as both:
+            gradients(learner.losses, phi, rows)
+        # autograd skips the gradient of the first layer's input, which in two layers is a few per cent of the whole
+        assert learner.flops == pytest.approx(both.get_total_flops(), rel=0.05)
+
+
+def test_closing_gives_the_plain_layers_back(dense_base):
+    before = dict(dense_base.model.named_modules())
+    with Learner(dense_base, LoraSpec()):
+        assert dict(dense_base.model.named_modules()).keys() != before.keys()
+    assert dict(dense_base.model.named_modules()) == before
