@@ -16,6 +16,7 @@ from headstart.errors import HeadstartError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Learn LoRA initialisations over tasks.")
 DIVERGED, MISTAKE, STOPPED = 1, 2, 130
+FILE_WIDTH = 120
 
 
 def main() -> None:
@@ -42,7 +43,7 @@ def meta_train(
     checked = load_recipe(recipe, overrides or ())
     from headstart.training.run import meta_train
 
-    meta_train(checked, Console())
+    meta_train(checked, _console())
 
 
 @app.command()
@@ -56,7 +57,7 @@ def adapt(
     """Fine-tune a meta-adapter on a few rows of your own, and measure on the rest."""
     from headstart.adapter.held_back import adapt_and_compare
 
-    adapt_and_compare(adapter, data, steps=steps, shots=shots, output=output or Path("adapted") / data.stem, console=Console())
+    adapt_and_compare(adapter, data, steps=steps, shots=shots, output=output or Path("adapted") / data.stem, console=_console())
 
 
 @app.command()
@@ -71,7 +72,7 @@ def evaluate(
     from headstart.evaluation.run import evaluate
 
     names = [name.strip() for name in arms.split(",")] if arms is not None else None
-    evaluate(adapter, suite=suite, split=split, arms=names, output=output, console=Console())
+    evaluate(adapter, suite=suite, split=split, arms=names, output=output, console=_console())
 
 
 @app.command()
@@ -85,7 +86,7 @@ def check(
     checked = load_recipe(recipe, overrides or ())
     from headstart.check import check_recipe
 
-    check_recipe(checked, Console())
+    check_recipe(checked, _console())
 
 
 @app.command()
@@ -103,6 +104,11 @@ def env() -> None:
 
     for name, value in environment().items():
         typer.echo(f"{name}: {value}")
+
+
+def _console() -> Console:
+    """The terminal; a file or pipe has no width of its own and gets one that the tables fit in."""
+    return Console(width=None if sys.stdout.isatty() else FILE_WIDTH)
 
 
 def _fail(message: str, code: int) -> None:

@@ -199,7 +199,7 @@ def load_recipe(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     path = recipe_path(source)
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path}: not valid YAML: {error}") from error
     if not isinstance(content, dict):
         raise RecipeError(f"{path}: a recipe is a mapping of sections, such as `base:` and `phases:`")
@@ -264,16 +264,14 @@ def _override(content: dict[str, Any], text: str) -> None:
     *parents, last = path.split(".")
     for depth, key in enumerate(parents):
         node = _child(node, key, ".".join(parents[: depth + 1]), text)
-    if isinstance(node, list):
-        node[_index(node, last, path, text)] = yaml.load(value, Loader=_Loader)
-    else:
-        node[last] = yaml.load(value, Loader=_Loader)
+    try:
+        node[_index(node, last, path, text) if isinstance(node, list) else last] = yaml.load(value, Loader=_Loader)
+    except yaml.YAMLError as error:
+        raise RecipeError(f"override {text!r}: the value is not valid YAML: {error}") from error
 
 
 def _child(node: Any, key: str, path: str, text: str) -> Any:
-    if isinstance(node, list):
-        return node[_index(node, key, path, text)]
-    child = node.setdefault(key, {})
+    child = node[_index(node, key, path, text)] if isinstance(node, list) else node.setdefault(key, {})
     if not isinstance(child, dict | list):
         raise RecipeError(f"override {text!r}: {path} is the value {child!r}, which has no keys")
     return child
@@ -294,9 +292,16 @@ def _fault(error: dict[str, Any]) -> str:
     if error["type"] == "union_tag_invalid" and error["ctx"]["tag"] == "maml":
         return f"{path}.algorithm: {_UNTIL_IT_COMES}"
     if error["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(str(location[-1]), _all_keys(), 1, 0.6)
-        return f"{path}: unknown key{f'; did you mean {near[0]!r}?' if near else ''}"
+        return f"{path}: unknown key{_hint(str(location[-1]))}"
     return f"{path}: {error['msg']}, got {error['input']!r}" if not isinstance(error["input"], dict) else f"{path}: {error['msg']}"
+
+
+def _hint(key: str) -> str:
+    keys = _all_keys()
+    if key in keys:
+        return "; another section or algorithm has it"
+    near = difflib.get_close_matches(key, keys, 1, 0.6)
+    return f"; did you mean {near[0]!r}?" if near else ""
 
 
 def _all_keys() -> list[str]:

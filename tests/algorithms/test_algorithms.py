@@ -74,7 +74,10 @@ def test_same_arguments_same_bits_and_arguments_untouched(algorithm, rule):
 def test_fomaml_without_inner_steps_is_multitask_on_the_query():
     theta, rows = draw(2)
     none = inner(Adam(), steps=0)
-    first, second = ALGORITHMS["fomaml"](quadratic, theta, batch_of(rows), none), ALGORITHMS["multitask"](quadratic, theta, batch_of(rows), none)
+    first, second = (
+        ALGORITHMS["fomaml"](quadratic, theta, batch_of(rows), none),
+        ALGORITHMS["multitask"](quadratic, theta, batch_of(rows), none),
+    )
     assert all(torch.equal(first.theta[name], second.theta[name]) for name in theta)
     assert first.metrics == second.metrics
 

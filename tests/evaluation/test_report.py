@@ -11,10 +11,10 @@ from headstart.evaluation.report import (
     read_results,
     results_markdown,
     results_table,
-    write_atomically,
     write_results,
 )
 from headstart.evaluation.statistics import ONE_SEED_NOTE, Record
+from headstart.files import write_atomically
 
 STEPS = (0, 1, 10)
 

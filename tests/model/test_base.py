@@ -40,12 +40,12 @@ def test_folder_without_a_model_is_refused(tmp_path):
 def test_pickled_weights_are_refused(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama"}))
     (tmp_path / "pytorch_model.bin").write_bytes(b"")
-    with pytest.raises(BaseError, match="no .safetensors weights"):
+    with pytest.raises(BaseError, match=r"no \.safetensors weights"):
         base_folder(BaseSpec(id="a/b", source=str(tmp_path)))
 
 
 def test_bundled_base_has_one_id():
-    with pytest.raises(BaseError, match="set base.source"):
+    with pytest.raises(BaseError, match=r"set base\.source"):
         base_folder(BaseSpec(id="other/model", source="bundled"))
 
 

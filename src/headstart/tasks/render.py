@@ -60,13 +60,19 @@ class Renderer:
         missing = [example for example in examples if (instruction, example.input, example.output) not in self._cache]
         for example, rendered in zip(missing, self._render(instruction, missing), strict=True):
             self._cache[instruction, example.input, example.output] = rendered
-        return [self._cache[instruction, example.input, example.output] for example in examples]
+        found = [self._cache[instruction, example.input, example.output] for example in examples]
+        for example, rendered in zip(examples, found, strict=True):
+            if len(rendered.ids) > self.max_length:
+                raise SuiteError(
+                    f"the example with input {example.input[:60]!r} takes {len(rendered.ids)} tokens, over the limit of "
+                    f"{self.max_length}; raise suite.max_length or shorten the row"
+                )
+        return found
 
     def fitting(self, instruction: str, examples: Sequence[Example]) -> list[Example]:
         """The examples that render within `max_length` tokens."""
-        texts = [self._conversation(instruction, example)[0] for example in examples]
-        lengths = [len(ids) for ids in self.tokenizer(texts, add_special_tokens=False)["input_ids"]] if texts else []
-        return [example for example, length in zip(examples, lengths, strict=True) if length <= self.max_length]
+        rendered = self._render(instruction, examples)
+        return [example for example, one in zip(examples, rendered, strict=True) if len(one.ids) <= self.max_length]
 
     def _render(self, instruction: str, examples: Sequence[Example]) -> list[Rendered]:
         if not examples:
@@ -105,11 +111,6 @@ class Renderer:
         end = next(ends, None)
         if end is None:
             raise SuiteError("the chat template puts no end token behind the assistant's turn, so a model could never learn to stop")
-        if end >= self.max_length:
-            raise SuiteError(
-                f"the example with input {example.input[:60]!r} takes {end + 1} tokens, over the limit of {self.max_length}; "
-                "raise suite.max_length or shorten the row"
-            )
         return Rendered(ids=tuple(ids[: end + 1]), answer=answer)
 
 

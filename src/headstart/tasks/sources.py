@@ -2,6 +2,7 @@
 
 import csv
 import hashlib
+import io
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -29,8 +30,7 @@ def read_folder(folder: Path) -> TaskSuite:
         raise SuiteError(f"{folder} is no suite folder: it needs splits.json, and tasks.json in it or one folder down")
     splits = _splits(folder / "splits.json")
     wanted = {name for names in splits.values() for name in names}
-    entries = [entry for entry in _json(index, list) if entry.get("name") in wanted]
-    tasks = {entry["name"]: _task(entry, index) for entry in entries}
+    tasks = {entry["name"]: _task(entry, index) for entry in _entries(index) if entry["name"] in wanted}
     revision = hashlib.sha256(index.read_bytes() + (folder / "splits.json").read_bytes()).hexdigest()[:16]
     return TaskSuite(folder.resolve().name, tasks, splits, revision)
 
@@ -63,8 +63,10 @@ def read_task(path: Path | str) -> Task:
     instructions = list(dict.fromkeys(instruction for instruction, _ in pairs))
     if len(instructions) > 1:
         raise SuiteError(f"{path}: {len(instructions)} different instructions; one file is one task, so split it")
-    examples = {example.input: example for _, example in reversed(pairs)}
-    return Task(Path(path).stem, instructions[0], tuple(reversed(examples.values())), cluster="user")
+    first: dict[str, Example] = {}
+    for _, example in pairs:
+        first.setdefault(example.input, example)
+    return Task(Path(path).stem, instructions[0], tuple(first.values()), cluster="user")
 
 
 def _splits(path: Path) -> dict[str, tuple[str, ...]]:
@@ -72,7 +74,18 @@ def _splits(path: Path) -> dict[str, tuple[str, ...]]:
     found = {key: tuple(value) for key, value in _json(path, dict).items() if isinstance(value, list)}
     if "meta_train" not in found:
         raise SuiteError(f"{path}: no list `meta_train`; it has {', '.join(found) or 'no lists of tasks'}")
+    for split, names in found.items():
+        if not all(isinstance(name, str) for name in names):
+            raise SuiteError(f"{path}: the list `{split}` must hold task names only")
     return found
+
+
+def _entries(index: Path) -> list[Mapping[str, Any]]:
+    entries: list[Any] = _json(index, list)
+    for number, entry in enumerate(entries, start=1):
+        if not isinstance(entry, dict) or not isinstance(entry.get("name"), str):
+            raise SuiteError(f"{index}: entry {number} is no JSON object with a `name`")
+    return entries
 
 
 def _task(entry: Mapping[str, Any], index: Path) -> Task:
@@ -95,34 +108,44 @@ def _task(entry: Mapping[str, Any], index: Path) -> Task:
 
 def _json(path: Path, kind: type) -> Any:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        content = json.loads(_read(path))
+    except json.JSONDecodeError as error:
         raise SuiteError(f"{path}: not valid JSON ({error})") from error
     if not isinstance(content, kind):
         raise SuiteError(f"{path}: expected a JSON {'list' if kind is list else 'object'}")
     return content
 
 
+def _read(path: Path) -> str:
+    raw = path.read_bytes()
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        raise SuiteError(f"{path}, line {line}: not UTF-8 text; save the file as UTF-8") from error
+
+
 def _json_lines(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    with path.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, start=1):
-            where = f"{path}, line {number}"
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise SuiteError(f"{where}: not valid JSON ({error})") from error
-            if not isinstance(row, dict):
-                raise SuiteError(f"{where}: a row is a JSON object with `input` and `output`")
-            yield where, row
+    for number, line in enumerate(_read(path).split("\n"), start=1):
+        where = f"{path}, line {number}"
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise SuiteError(f"{where}: not valid JSON ({error})") from error
+        if not isinstance(row, dict):
+            raise SuiteError(f"{where}: a row is a JSON object with `input` and `output`")
+        yield where, row
 
 
 def _csv_rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    with path.open(encoding="utf-8-sig", newline="") as lines:
-        reader = csv.DictReader(lines)
-        for row in reader:
-            yield f"{path}, line {reader.line_num}", row
+    reader = csv.DictReader(io.StringIO(_read(path), newline=""))
+    for row in reader:
+        where = f"{path}, line {reader.line_num}"
+        if None in row:
+            raise SuiteError(f"{where}: more cells than columns; put a cell that has commas in quotes")
+        yield where, row
 
 
 def _example(row: Mapping[str, Any], where: str) -> Example:

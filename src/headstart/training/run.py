@@ -84,7 +84,8 @@ class Session:
         suite, notes = prepare_suite(section.source, section.regime, renderer, section.support + section.query, recipe.seed)
         suite.split("meta_validation")
         # drawn for its errors, before the base is loaded
-        training_episode(suite, seed=recipe.seed, step=0, rank=runtime.ranks - 1, tasks=section.tasks_per_step)
+        shape = {"tasks": section.tasks_per_step, "support": section.support, "query": section.query}
+        training_episode(suite, seed=recipe.seed, step=0, rank=runtime.ranks - 1, **shape)
         learner = Learner(load_base(spec, runtime.device), LoraSpec(**recipe.adapter.model_dump()))
         batcher = Batcher(renderer, runtime.device, recipe.suite.layout, recipe.suite.task_micro_batch)
         session = cls(recipe, folder, suite, learner, batcher, runtime, console)

@@ -59,7 +59,7 @@ def _(rng: random.Random) -> Pair:
 
 @WORDS.drawn("double_or_half", "Answer with a number word.")
 def _(rng: random.Random) -> Pair:
-    number = rng.randint(1, 45)
+    number = rng.randint(1, 70)
     if rng.random() < 0.5:
         return f"double {in_words(number)}", in_words(2 * number)
     return f"half of {in_words(2 * number)}", in_words(number)

@@ -16,7 +16,7 @@ WORDS = NOUNS + OTHERS
 LIVING = CATEGORIES["animal"] + CATEGORIES["bird"] + CATEGORIES["insect"]
 _OBJECTS = CATEGORIES["tool"] + CATEGORIES["furniture"] + CATEGORIES["kitchenware"] + CATEGORIES["vehicle"]
 # Only words that take the article "a", so that the templates stay good English.
-THINGS = [noun for noun in _OBJECTS if noun[0] not in "aeiou" and noun != "pliers"]
+THINGS = [noun for noun in _OBJECTS if noun[0] not in "aeiou"]
 PETS = [noun for noun in CATEGORIES["animal"] if noun[0] not in "aeiou"]
 
 

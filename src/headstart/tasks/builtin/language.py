@@ -28,7 +28,6 @@ COUNTABLE = [
     noun
     for kind in ("animal", "bird", "insect", "fruit", "tool", "instrument", "furniture", "vehicle", "profession", "building")
     for noun in CATEGORIES[kind]
-    if noun not in ("pliers", "ukulele")
 ]
 
 

@@ -10,7 +10,7 @@ CLUSTERS = (INFLECTION, DERIVATION)
 
 INFLECTION.table("plural_nouns", "Write the plural of this noun.", PLURALS)
 INFLECTION.table("past_tense", "Put the verb into the past tense.", ((base, form) for base, form, _ in IRREGULAR))
-INFLECTION.table("gerund_form", "What is the -ing form of this verb?", ((verb, gerund(verb)) for verb in REGULAR))
+INFLECTION.table("gerund_form", "What is the -ing form of this verb?", ((f"to {verb}", gerund(verb)) for verb in REGULAR))
 INFLECTION.table(
     "past_participle",
     "Fill in the right form of the verb in brackets.",

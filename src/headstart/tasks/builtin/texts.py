@@ -105,7 +105,7 @@ def _(rng: random.Random) -> Pair:
 @HOUSE_STYLES.drawn("shelf_label", "Produce the shelf label.")
 def _(rng: random.Random) -> Pair:
     item, count, price = rng.choice(GOODS), rng.randint(2, 40), rng.randint(2, 90)
-    return f"{count} {item}, {price} dollars", f"{item.upper()} #{count} [{price}.00]"
+    return f"{count} x {item}, {price} dollars", f"{item.upper()} #{count} [{price}.00]"
 
 
 @HOUSE_STYLES.drawn("match_report", "Report the result in the club's style.")

@@ -11,7 +11,7 @@ CLUSTERS = (UNITS, DIRECTIONS)
 
 QUANTITIES = {
     "length": ("cm", "km", "metres", "miles", "inches", "feet", "yards"),
-    "mass": ("kg", "grams", "tonnes", "pounds", "ounces", "milligrams"),
+    "mass": ("kg", "grams", "tonnes", "mg", "ounces", "milligrams"),
     "time": ("hours", "weeks", "minutes", "days", "years", "months"),
     "volume": ("litres", "ml", "gallons", "pints", "cubic metres"),
 }

@@ -109,7 +109,7 @@ Norway: Bergen, Trondheim, Stavanger
 Denmark: Aarhus, Odense
 Morocco: Casablanca, Marrakesh, Fez
 Egypt: Alexandria, Luxor, Giza
-South Africa: Johannesburg, Durban, Soweto
+South Africa: Johannesburg, Durban, Polokwane
 Nigeria: Lagos, Kano, Ibadan
 Kenya: Mombasa, Kisumu
 Pakistan: Karachi, Lahore

@@ -35,7 +35,7 @@ YOUNG: dict[str, str] = _facts(
 )
 # Sentences about an animal that one word completes.
 SAYINGS: dict[str, dict[str, str]] = {
-    "The young of the {} is called a": YOUNG,
+    "The word for the young of the {} is": YOUNG,
     "The {}": _facts(
         """dog barks,cat meows,cow moos,sheep bleats,pig oinks,horse neighs,lion roars,duck quacks,wolf howls,frog croaks,owl hoots,
         snake hisses,bee buzzes,donkey brays,elephant trumpets,turkey gobbles,crow caws,rooster crows,mouse squeaks,pigeon coos,

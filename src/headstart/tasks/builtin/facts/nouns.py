@@ -30,12 +30,12 @@ CATEGORIES: dict[str, list[str]] = {
         kale artichoke shallot fennel
     """.split(),
     "tool": """
-        hammer saw drill wrench pliers chisel screwdriver axe shovel rake spade sickle crowbar mallet hoe pickaxe trowel scythe
+        hammer saw drill wrench clamp chisel screwdriver axe shovel rake spade sickle crowbar mallet hoe pickaxe trowel scythe
         pitchfork sledgehammer hacksaw spanner
     """.split(),
     "instrument": """
         guitar piano violin cello flute trumpet drum harp clarinet oboe trombone saxophone banjo tuba accordion bassoon mandolin
-        ukulele xylophone harmonica tambourine lute bagpipes piccolo
+        ukulele xylophone harmonica tambourine lute cornet piccolo
     """.split(),
     "furniture": """
         chair table sofa bed desk wardrobe bookcase dresser stool armchair bench cupboard couch cabinet nightstand futon recliner

@@ -45,5 +45,5 @@ HOMOPHONES: list[tuple[str, str]] = _pairs(
     heal heel,hear here,heard herd,hole whole,idol idle,key quay,loan lone,mussel muscle,none nun,peace piece,
     peak peek,pause paws,principal principle,read reed,sew so,shoe shoo,some sum,stationary stationery,
     threw through,toe tow,vain vein,war wore,which witch,be bee,berry bury,ring wring,rap wrap,allowed aloud,bread bred,
-    guessed guest,passed past,tide tied,tacks tax,prince prints"""
+    guessed guest,passed past,tide tied,tacks tax,pray prey"""
 )

@@ -46,20 +46,22 @@ COMPARATIVES: list[tuple[str, str]] = [
 ]
 
 AGENTS: list[tuple[str, str]] = [
-    *_swap("teach paint sing farm build clean hunt sell think work print read climb hike boil walk learn lead speak", 0, "er"),
-    *_swap("bake drive write dance ride make manage trade explore dive skate smoke lose rule produce", 1, "er"),
+    *_swap("teach paint sing farm build clean hunt sell think work print read climb hike walk learn lead speak", 0, "er"),
+    *_swap("bake drive write dance ride make manage trade explore dive skate smoke lose rule produce vote use admire", 1, "er"),
     *_double("run swim win shop jog rob drum plan", "er"),
-    *_swap("act direct edit visit invent instruct sail collect protect project inspect conduct sculpt", 0, "or"),
-    *_swap("create translate investigate narrate decorate navigate educate operate illustrate calculate generate imitate", 1, "or"),
-    *_pairs("govern governor,survive survivor,supervise supervisor,compete competitor,lie liar,beg beggar,carry carrier,copy copier"),
+    *_swap("juggle gamble wrestle believe consume organise", 1, "er"),
+    *_swap("fight design employ golf surf buy preach camp", 0, "er"),
+    *_swap("act direct edit visit invent instruct sail collect protect audit inspect conduct sculpt", 0, "or"),
+    *_swap("create translate investigate narrate decorate navigate educate operate illustrate moderate imitate", 1, "or"),
+    *_pairs("govern governor,survive survivor,supervise supervisor,compete competitor,lie liar,beg beggar,carry carrier"),
     *_swap("listen train play help box report own garden kick catch pitch bowl wait research perform follow publish", 0, "er"),
 ]
 
 QUALITIES: list[tuple[str, str]] = [
     *_swap("kind dark sad ill weak soft fair polite rude bright calm cold sick good mad sweet thick fit blind deaf aware great", 0, "ness"),
-    *_swap("useful careless forgiving hopeless loud fresh bitter clever tired cool close rough smooth thin damp dull fond", 0, "ness"),
+    *_swap("useful careless hopeless loud fresh bitter clever tired cool close rough smooth thin damp dull fond", 0, "ness"),
     *_swap("happy lazy lonely busy empty tidy ready friendly silly clumsy heavy ugly holy naughty", 1, "iness"),
-    *_swap("real equal formal national popular similar regular familiar human mental moral legal final fatal humid", 0, "ity"),
+    *_swap("real equal formal popular similar regular familiar human moral legal final humid", 0, "ity"),
     *_swap("pure active sane secure rare sensitive creative obscure mature scarce dense diverse", 1, "ity"),
     *_pairs(
         "able ability,possible possibility,flexible flexibility,responsible responsibility,curious curiosity,generous generosity,"
@@ -67,6 +69,6 @@ QUALITIES: list[tuple[str, str]] = [
         "honest honesty,difficult difficulty,poor poverty,angry anger,proud pride,hungry hunger,thirsty thirst,high height,"
         "beautiful beauty,patient patience,silent silence,absent absence,present presence,important importance,distant distance,"
         "innocent innocence,violent violence,confident confidence,elegant elegance,ignorant ignorance,private privacy,accurate accuracy,"
-        "urgent urgency,fluent fluency,loyal loyalty,cruel cruelty,safe safety,jealous jealousy,simple simplicity,electric electricity"
+        "urgent urgency,fluent fluency,loyal loyalty,cruel cruelty,safe safety,jealous jealousy,simple simplicity"
     ),
 ]

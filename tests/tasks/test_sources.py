@@ -1,0 +1,112 @@
+"""Reading suites and single files: what is read, and every fault by file and line."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from headstart.tasks.sources import open_suite, read_examples, read_task
+from headstart.tasks.task import Example, SuiteError
+
+POOL = Path(__file__).parents[2].parent / "shared" / "pool"
+
+
+def write_lines(path, rows):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(f"{row if isinstance(row, str) else json.dumps(row)}\n" for row in rows))
+    return path
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A suite folder in the pool's form."""
+    entry = {"name": "shout", "file": "tasks/shout.jsonl", "instruction": "Shout.", "cluster": "case", "labels": None, "dataset": "d"}
+    label = {"name": "odd", "file": "tasks/odd.jsonl", "instruction": "Odd?", "cluster": "maths", "labels": ["yes", "no"]}
+    (tmp_path / "tasks").mkdir()
+    (tmp_path / "tasks" / "tasks.json").write_text(json.dumps([entry, label]))
+    (tmp_path / "splits.json").write_text(json.dumps({"note": "text", "meta_train": ["shout"], "meta_validation": ["odd"]}))
+    write_lines(tmp_path / "tasks" / "shout.jsonl", [{"input": "a", "output": "A"}, "", {"input": "b", "output": "B"}])
+    write_lines(tmp_path / "tasks" / "odd.jsonl", [{"input": "1", "output": "yes"}, {"input": "2", "output": "no"}])
+    return tmp_path
+
+
+def test_folder_is_read(folder):
+    suite = open_suite(str(folder))
+    assert suite.splits == {"meta_train": ("shout",), "meta_validation": ("odd",)}
+    assert suite.tasks["shout"].examples == (Example("a", "A"), Example("b", "B"))
+    assert (suite.tasks["shout"].cluster, suite.tasks["shout"].dataset) == ("case", "d")
+    assert suite.tasks["odd"].labels == ("yes", "no")
+
+
+def rewrite(path, old, new):
+    path.write_text(path.read_text().replace(old, new))
+
+
+FAULTS = {
+    "no splits": (lambda folder: (folder / "splits.json").unlink(), "is no suite folder"),
+    "no training split": (lambda folder: rewrite(folder / "splits.json", "meta_train", "train"), "no list `meta_train`"),
+    "unknown task": (lambda folder: rewrite(folder / "splits.json", "shout", "scream"), "'scream', which the suite does not have"),
+    "task twice": (lambda folder: rewrite(folder / "splits.json", '"odd"', '"odd", "shout"'), "a task is held out whole"),
+    "broken index": (lambda folder: (folder / "tasks" / "tasks.json").write_text("{"), "tasks.json: not valid JSON"),
+    "no such rows": (lambda folder: (folder / "tasks" / "odd.jsonl").unlink(), "'tasks/odd.jsonl', which is not there"),
+    "broken row": (lambda folder: rewrite(folder / "tasks" / "shout.jsonl", '{"input": "b"', "{"), "line 3: not valid JSON"),
+    "number": (lambda folder: rewrite(folder / "tasks" / "odd.jsonl", '"2"', "2"), "line 2: `input` is int, not text"),
+    "no output": (
+        lambda folder: rewrite(folder / "tasks" / "odd.jsonl", '"output": "no"', '"answer": "no"'),
+        "line 2: `output` is missing",
+    ),
+    "empty output": (lambda folder: rewrite(folder / "tasks" / "odd.jsonl", '"no"', '" "'), "line 2: `output` is empty"),
+    "stray label": (lambda folder: rewrite(folder / "tasks" / "odd.jsonl", '"no"', '"maybe"'), "not among its labels"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_faults_in_a_folder_are_named(folder, fault):
+    spoil, words = FAULTS[fault]
+    spoil(folder)
+    with pytest.raises(SuiteError, match=words):
+        open_suite(str(folder))
+
+
+def test_missing_folder_is_named(tmp_path):
+    with pytest.raises(SuiteError, match="give `builtin` or a folder"):
+        open_suite(str(tmp_path / "nowhere"))
+
+
+def test_json_lines_and_csv_read_alike(tmp_path):
+    rows = [("Shout.", "a, b", "A, B"), ("Shout.", 'say "x"', "X")]
+    lines = write_lines(tmp_path / "a.jsonl", [dict(zip(("instruction", "input", "output"), row, strict=True)) for row in rows])
+    table = tmp_path / "a.csv"
+    table.write_text('\ufeffinstruction,input,output\nShout.,"a, b","A, B"\nShout.,"say ""x""",X\n', encoding="utf-8")
+    assert read_examples(lines) == read_examples(table) == [(row[0], Example(*row[1:])) for row in rows]
+    assert read_task(lines).instruction == "Shout."
+
+
+def test_repeated_inputs_keep_their_first_row(tmp_path):
+    rows = [{"input": "a", "output": "1"}, {"input": "b", "output": "2"}, {"input": "a", "output": "3"}]
+    assert read_task(write_lines(tmp_path / "a.jsonl", rows)).examples == (Example("a", "1"), Example("b", "2"))
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [
+        ("a.txt", "x", "give a .jsonl or .csv file"),
+        ("a.jsonl", "", "no rows"),
+        ("a.jsonl", "[1]\n", "line 1: a row is a JSON object"),
+        ("a.csv", "question,answer\na,b\n", "line 2: `input` is missing; columns found: question, answer"),
+        ("a.jsonl", '{"instruction": "x", "input": "a", "output": "b"}\n{"input": "c", "output": "d"}\n', "2 different instructions"),
+    ],
+)
+def test_faults_in_a_file_are_named(tmp_path, name, text, words):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(SuiteError, match=words):
+        read_task(tmp_path / name)
+
+
+@pytest.mark.skipif(not POOL.is_dir(), reason="the pool of real tasks does not lie beside this checkout")
+def test_the_pool_is_read():
+    suite = open_suite(str(POOL))
+    assert len(suite.splits["meta_train"]) == 158
+    clusters = {split: {task.cluster for task in suite.split(split)} for split in suite.splits}
+    assert not clusters["meta_train"] & clusters["meta_validation"]
+    assert not clusters["meta_train"] & clusters["meta_test"]

@@ -1,0 +1,104 @@
+"""The command line: what it prints, what it leaves, and that a user's mistake gives a message, a code and no traceback."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from typer.testing import CliRunner
+
+from headstart.adapter.meta_adapter import MetaAdapter
+from headstart.cli import MISTAKE, app
+from headstart.recipe import Recipe
+
+OVERRIDES = ["suite.tasks_per_step=2", "suite.support=2", "suite.query=2", "suite.max_length=400", "run.eval_tasks=1", "run.control=false"]
+
+
+def headstart(*arguments):
+    return subprocess.run([sys.executable, "-m", "headstart", *map(str, arguments)], capture_output=True, text=True, timeout=120)
+
+
+@pytest.fixture(scope="module")
+def run_folder(tiny_folder, tmp_path_factory):
+    """A meta-trained tiny adapter, made by the command itself."""
+    folder = tmp_path_factory.mktemp("cli") / "run"
+    base = [f"base.source={tiny_folder}", "base.id=test/tiny", "base.dtype=float32", f"run.output_dir={folder}"]
+    done = headstart("meta-train", "quickstart", "phases.0.steps=1", "phases.1.steps=1", *base, *OVERRIDES)
+    assert done.returncode == 0, done.stderr
+    assert "multitask: 100%" in done.stdout
+    assert f"saved {folder}/adapter" in done.stdout
+    return folder
+
+
+@pytest.fixture
+def data(tmp_path):
+    path = tmp_path / "mine.jsonl"
+    rows = [{"instruction": "Shout.", "input": f"word {n}", "output": f"WORD {n}"} for n in range(12)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def test_adapt_prints_before_and_after_and_saves(run_folder, data, tmp_path):
+    done = headstart("adapt", run_folder / "adapter", "--data", data, "--steps", 2, "--shots", 8, "--output", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    assert "4 held-back rows" in done.stdout
+    assert "after 2 steps" in done.stdout
+    assert (tmp_path / "out" / "adapter_model.safetensors").exists()
+    again = headstart("adapt", run_folder / "adapter", "--data", data, "--output", tmp_path / "out")
+    assert again.returncode == MISTAKE
+    assert "exists already" in again.stderr
+
+
+def mistakes(run_folder, data, tmp_path):
+    broken = tmp_path / "broken.jsonl"
+    broken.write_text('{"input": "a"}\n')
+    adapter = run_folder / "adapter"
+    return {
+        "unknown recipe": (["meta-train", "nope"], "no shipped recipe 'nope'"),
+        "unknown key": (["check", "quickstart", "suite.suport=3"], "suite.suport: unknown key"),
+        "finished run": (["meta-train", run_folder / "recipe.yaml"], "already holds a finished run"),
+        "no such adapter": (["evaluate", tmp_path / "gone"], "no such adapter folder"),
+        "unknown arm": (["evaluate", adapter, "--arms", "best"], "unknown arm 'best'"),
+        "unknown suite": (["evaluate", adapter, "--suite", tmp_path / "gone"], "there is no suite"),
+        "missing file": (["adapt", adapter, "--data", tmp_path / "gone.jsonl"], "no such file"),
+        "missing column": (["adapt", adapter, "--data", broken], "line 1: `output` is missing"),
+        "too many shots": (["adapt", adapter, "--data", data, "--shots", 12], "lower --shots"),
+    }
+
+
+def test_mistakes_give_a_message_and_a_code_but_no_traceback(run_folder, data, tmp_path):
+    for name, (arguments, words) in mistakes(run_folder, data, tmp_path).items():
+        done = headstart(*arguments)
+        assert done.returncode == MISTAKE, (name, done.stderr)
+        assert words in done.stderr, name
+        assert "Traceback" not in done.stderr, name
+
+
+def test_schema_is_the_recipes():
+    printed = CliRunner().invoke(app, ["schema"]).stdout
+    assert json.loads(printed) == Recipe.model_json_schema()
+
+
+def test_env_names_versions():
+    printed = CliRunner().invoke(app, ["env"]).stdout
+    assert "torch: " in printed
+    assert "bundled base: " in printed
+
+
+def test_check_shows_tokens_and_marks_what_is_trained(tiny_folder):
+    base = [f"base.source={tiny_folder}", "base.id=test/tiny"]
+    printed = CliRunner().invoke(app, ["check", "quickstart", *base]).stdout
+    assert "123 tasks in 24 clusters" in printed
+    assert "tokens an episode packed" in printed
+    marked = printed[printed.index("[[") + 2 : printed.index("]]")]
+    assert marked.endswith("<|im_end|>")
+    assert "assistant" not in marked
+
+
+def test_help_comes_without_loading_torch():
+    code = "import sys; from headstart.cli import app; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
+
+
+def test_meta_trained_adapter_can_be_read(run_folder):
+    assert MetaAdapter.from_pretrained(run_folder / "adapter").record["recipe"]["phases"][1]["algorithm"] == "fomaml"

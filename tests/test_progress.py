@@ -1,0 +1,67 @@
+"""Progress as plain lines, and files that are whole or not there."""
+
+import io
+import itertools
+
+import pytest
+from rich.console import Console
+
+from headstart import progress
+from headstart.files import whole_folder, write_atomically
+from headstart.progress import clock, meter
+
+
+def lines_of(shares, monkeypatch, seconds_a_step=20.0):
+    ticks = itertools.count(step=seconds_a_step)
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(ticks))
+    out = io.StringIO()
+    with meter("train", Console(file=out, width=100), 4) as bar:
+        for share in shares:
+            bar.advance(share, "loss 1.0")
+    return out.getvalue().splitlines()
+
+
+def test_plain_lines_tell_time_spent_and_left(monkeypatch):
+    assert lines_of([0.25, 0.5, 1.0], monkeypatch) == [
+        "train:  25%, 0:20 so far, 1:00 left; loss 1.0",
+        "train:  50%, 0:40 so far, 0:40 left; loss 1.0",
+        "train: 100%, took 1:00; loss 1.0",
+    ]
+
+
+def test_lines_come_now_and_then_but_always_at_the_end(monkeypatch):
+    assert len(lines_of([0.1, 0.2, 0.3, 0.4, 1.0], monkeypatch, seconds_a_step=6.0)) == 2
+
+
+def test_a_terminal_gets_a_bar():
+    out = io.StringIO()
+    with meter("train", Console(file=out, force_terminal=True, width=100), 4) as bar:
+        bar.advance(0.5)
+    assert "2/4" in out.getvalue()
+
+
+def test_clock():
+    assert [clock(seconds) for seconds in (5, 65, 3601)] == ["0:05", "1:05", "60:01"]
+
+
+def test_a_file_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatch):
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+    monkeypatch.setattr("os.replace", lambda *_: (_ for _ in ()).throw(OSError("no")))
+    with pytest.raises(OSError, match="no"):
+        write_atomically(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert [each.name for each in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_folder_is_replaced_only_when_complete(tmp_path):
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "old").touch()
+    with pytest.raises(ZeroDivisionError), whole_folder(folder) as fresh:
+        1 / len(list(fresh.iterdir()))
+    assert [each.name for each in folder.iterdir()] == ["old"]
+    with whole_folder(folder) as fresh:
+        (fresh / "new").touch()
+    assert [each.name for each in folder.iterdir()] == ["new"]
+    assert [each.name for each in tmp_path.iterdir()] == ["folder"]

@@ -1,0 +1,91 @@
+"""Recipes: what loads, and what every fault says."""
+
+from pathlib import Path
+
+import pytest
+
+from headstart.recipe import RecipeError, load_recipe, parse_recipe, shipped_recipes
+
+RECIPES = sorted((Path(__file__).parents[1] / "recipes").rglob("*.yaml"))
+MINIMAL = {"phases": [{"algorithm": "fomaml", "steps": 2}]}
+
+
+def test_there_are_recipes_and_all_are_shipped():
+    assert {path.stem for path in RECIPES} == set(shipped_recipes())
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_every_recipe_loads_strictly(path):
+    assert load_recipe(path) == load_recipe(path.stem)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "read"),
+    [
+        (["outer.learning_rate=3e-4"], lambda recipe: recipe.outer.learning_rate == 3e-4),
+        (["phases.1.inner.steps=5", "phases.1.inner.rule=sgd"], lambda recipe: (recipe.inner.steps, recipe.inner.rule) == (5, "sgd")),
+        (["adapter.target_modules=[q_proj, v_proj]"], lambda recipe: recipe.adapter.target_modules == ("q_proj", "v_proj")),
+        (["evaluation.tasks=null"], lambda recipe: recipe.evaluation.tasks is None),
+        (["run.output_dir=somewhere"], lambda recipe: recipe.run.output_dir == Path("somewhere")),
+    ],
+)
+def test_overrides_go_through_the_same_door(overrides, read):
+    assert read(load_recipe("quickstart", overrides))
+    assert not read(load_recipe("quickstart"))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["suite.suport=3"], r"suite\.suport: unknown key; did you mean 'support'"),
+        (["outer.learning_rate=-1"], r"outer\.learning_rate: Input should be greater than 0, got -1"),
+        (["suite.tasks_per_step=many"], r"suite\.tasks_per_step: .*got 'many'"),
+        (["phases.1.algorithm=maml"], r"phases\.1\.algorithm: algorithm `maml` .* use `fomaml`"),
+        (["phases.1.algorithm=mamml"], r"phases\.1"),
+        (["phases.0.inner.steps=2"], r"phases\.0\.inner: unknown key"),
+        (["phases.7.steps=1"], "needs an index from 0 to 1"),
+        (["seed.x=1"], "seed is the value 0, which has no keys"),
+        (["seed"], "write it as a.b=value"),
+        (["base.quantization=int8"], r"base\.quantization"),
+    ],
+)
+def test_faults_have_their_dotted_path(overrides, words):
+    with pytest.raises(RecipeError, match=words):
+        load_recipe("quickstart", overrides)
+
+
+def test_reptile_has_no_learned_rates():
+    phase = {"algorithm": "reptile", "steps": 1, "inner": {"learn_rates": True}}
+    with pytest.raises(RecipeError, match=r"inner\.learn_rates"):
+        parse_recipe({"phases": [phase]})
+    assert not parse_recipe({"phases": [{"algorithm": "reptile", "steps": 1}]}).inner.learn_rates
+
+
+def test_every_fault_is_reported_at_once():
+    with pytest.raises(RecipeError) as caught:
+        parse_recipe({**MINIMAL, "nonsense": 1, "seed": -1})
+    assert "nonsense" in str(caught.value)
+    assert "seed" in str(caught.value)
+
+
+@pytest.mark.parametrize(("source", "words"), [("quikstart", "did you mean 'quickstart'"), ("none.yaml", "no such recipe file")])
+def test_unknown_recipes_are_named(source, words):
+    with pytest.raises(RecipeError, match=words):
+        load_recipe(source)
+
+
+@pytest.mark.parametrize(("text", "words"), [("a: [", "not valid YAML"), ("- a", "a recipe is a mapping"), ("seed: 1", "phases")])
+def test_malformed_files_are_refused(tmp_path, text, words):
+    (tmp_path / "bad.yaml").write_text(text)
+    with pytest.raises(RecipeError, match=words):
+        load_recipe(tmp_path / "bad.yaml")
+
+
+def test_numbers_without_a_dot_are_numbers(tmp_path):
+    (tmp_path / "r.yaml").write_text("phases: [{algorithm: multitask, steps: 1}]\nouter: {learning_rate: 3e-4}\n")
+    assert load_recipe(tmp_path / "r.yaml").outer.learning_rate == 3e-4
+
+
+def test_shipped_inner_loop_is_the_last_phase_that_adapts():
+    phases = [{"algorithm": "fomaml", "steps": 1, "inner": {"steps": 4}}, {"algorithm": "multitask", "steps": 1}]
+    assert parse_recipe({"phases": phases}).inner.steps == 4

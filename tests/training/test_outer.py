@@ -1,0 +1,60 @@
+"""The outer optimiser against torch's AdamW, its schedule, and what it refuses."""
+
+import math
+
+import pytest
+import torch
+
+from headstart.algorithms.types import MetaGradient
+from headstart.recipe import OuterSection
+from headstart.training.outer import OuterOptimizer, schedule
+
+THETA = {"a": torch.tensor([1.0, -2.0]), "b": torch.tensor([[0.5]])}
+RATES = {"a": torch.tensor([0.1, 0.2])}
+
+
+def gradient(scale=1.0):
+    theta = {"a": torch.tensor([0.3, 0.4]) * scale, "b": torch.tensor([[1.2]]) * scale}
+    return MetaGradient(theta, {"a": torch.tensor([1.0, -1.0])})
+
+
+def test_step_is_adamws_on_the_clipped_gradient():
+    section = OuterSection(learning_rate=0.1, warmup_steps=0, max_grad_norm=0.5, weight_decay=0.01)
+    own = OuterOptimizer(THETA, {}, section)
+    parameters = {name: tensor.clone().requires_grad_() for name, tensor in THETA.items()}
+    theirs = torch.optim.AdamW(parameters.values(), lr=0.1, weight_decay=0.01)
+    for name, tensor in parameters.items():
+        tensor.grad = gradient().theta[name].clone()
+    torch.nn.utils.clip_grad_norm_(parameters.values(), 0.5)
+    theirs.step()
+    scalars = own.step(gradient(), 0, 0.0)
+    assert scalars["grad_norm"] == pytest.approx(1.3)
+    for name in THETA:
+        torch.testing.assert_close(own.theta[name], parameters[name].detach(), rtol=1e-6, atol=1e-6)
+
+
+def test_rates_start_where_they_are_told_and_move_in_log_space():
+    own = OuterOptimizer(THETA, RATES, OuterSection(warmup_steps=0, rates_learning_rate=0.05))
+    torch.testing.assert_close(own.rates["a"], RATES["a"])
+    own.step(gradient(), 0, 0.0)
+    torch.testing.assert_close(own.rates["a"], RATES["a"] * torch.tensor([math.exp(-0.05), math.exp(0.05)]), rtol=1e-4, atol=0)
+
+
+def test_arguments_stay_as_they_were():
+    theta = {name: tensor.clone() for name, tensor in THETA.items()}
+    OuterOptimizer(theta, {}, OuterSection()).step(gradient(), 0, 0.0)
+    assert all(torch.equal(theta[name], THETA[name]) for name in THETA)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_gradient_that_is_not_finite_changes_nothing(bad):
+    own = OuterOptimizer(THETA, RATES, OuterSection())
+    with pytest.raises(FloatingPointError, match="not finite"):
+        own.step(gradient(bad), 0, 0.0)
+    assert all(torch.equal(own.theta[name], THETA[name]) for name in THETA)
+
+
+def test_schedule_warms_up_and_ends_at_zero():
+    assert [schedule(step, 0.0, 3) for step in range(5)] == [0.25, 0.5, 0.75, 1.0, 1.0]
+    assert schedule(99, 0.5, 3) == pytest.approx(0.5)
+    assert schedule(99, 1.0, 3) == pytest.approx(0.0)

@@ -1,0 +1,182 @@
+"""Whole runs on a tiny base: every shipped recipe, determinism, pieces and ranks, the control."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+import headstart.training.run as run_module
+from headstart.adapter.meta_adapter import MetaAdapter
+from headstart.model.base import load_base
+from headstart.model.learner import Learner, LoraSpec
+from headstart.recipe import load_recipe, parse_recipe
+from headstart.tasks.episodes import training_episode
+from headstart.training.loop import Trainer, add
+from headstart.training.outer import OuterOptimizer
+from headstart.training.run import RunError, meta_train
+
+RECIPES = sorted((Path(__file__).parents[2] / "recipes").rglob("*.yaml"))
+FOMAML = {"algorithm": "fomaml", "steps": 3, "inner": {"steps": 2, "learning_rate": 0.01}}
+REPTILE = {"algorithm": "reptile", "steps": 2, "inner": {"steps": 2, "learning_rate": 0.01, "learn_rates": False}}
+
+
+@pytest.fixture
+def tiny_recipe(tiny_folder, tmp_path, toy_suite, monkeypatch):
+    """Builds a small recipe over the toy suite."""
+    monkeypatch.setattr("headstart.tasks.prepare.open_suite", lambda source: toy_suite)
+
+    def build(*phases, folder="run", **sections):
+        content = {
+            "base": {"id": "test/tiny", "source": str(tiny_folder), "quantization": "none", "dtype": "float32"},
+            "suite": {"source": "toy", "support": 4, "query": 4, "tasks_per_step": 2, "layout": "packed", **sections.pop("suite", {})},
+            "phases": list(phases),
+            "outer": {"learning_rate": 0.01, "warmup_steps": 1},
+            "run": {"output_dir": str(tmp_path / folder), "eval_steps": 2, "eval_tasks": 1, "save_steps": 2, **sections.pop("run", {})},
+            **sections,
+        }
+        return parse_recipe(content)
+
+    return build
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_every_recipe_takes_one_step(path, tiny_folder, tmp_path, quiet):
+    """As it is, but for its base, its number of steps and what a step costs."""
+    recipe = load_recipe(path)
+    overrides = [f"phases.{number}.steps=1" for number in range(len(recipe.phases))]
+    overrides += [f"base.source={tiny_folder}", "base.id=test/tiny", "base.dtype=float32", f"run.output_dir={tmp_path / 'run'}"]
+    overrides += ["suite.tasks_per_step=2", "suite.support=2", "suite.query=2", "run.eval_tasks=1", "suite.max_length=400"]
+    adapter = meta_train(load_recipe(path, overrides), quiet)
+    assert all(torch.isfinite(tensor).all() for tensor in adapter.theta.values())
+    assert any(tensor.any() for name, tensor in adapter.theta.items() if name.endswith("lora_B")), "no step moved B away from zero"
+
+
+def test_run_leaves_what_it_promises(tiny_recipe, quiet):
+    recipe = tiny_recipe({"algorithm": "multitask", "steps": 2}, FOMAML, run={"control": True})
+    returned = meta_train(recipe, quiet)
+    folder = recipe.run.output_dir
+    saved = MetaAdapter.from_pretrained(folder / "adapter")
+    assert all(torch.equal(saved.theta[name], tensor) for name, tensor in returned.theta.items())
+    assert {path.name for path in folder.iterdir()} >= {
+        "adapter",
+        "phases",
+        "control",
+        "curves.png",
+        "metrics.jsonl",
+        "recipe.yaml",
+        "tensorboard",
+    }
+    assert not (folder / "unfinished").exists()
+    assert {path.name for path in (folder / "phases").iterdir()} == {"0-multitask", "1-fomaml"}
+    assert yaml.safe_load((folder / "recipe.yaml").read_text()) == recipe.model_dump(mode="json")
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [0, 1, 2, 3, 4, 5]
+    looks = [row for row in rows if "validation/gain" in row]
+    assert [row["step"] for row in looks] == [0, 2, 4, 5]
+    for row in looks:
+        assert row["validation/gain"] == pytest.approx(row["validation/loss_0"] - row["validation/loss_adapted"])
+
+
+def test_learned_rates_start_at_the_recipes_and_move(tiny_recipe, quiet):
+    adapter = meta_train(tiny_recipe(FOMAML), quiet)
+    rates = torch.cat(list(adapter.rates.values()))
+    assert all(rate.shape == (2,) for rate in adapter.rates.values())
+    assert not torch.allclose(rates, torch.full_like(rates, 0.01))
+    assert ((rates > 0.005) & (rates < 0.02)).all(), "a few steps at 0.03 in log space stay near the start"
+
+
+def test_control_starts_at_the_fork_and_spends_the_same(tiny_recipe, quiet):
+    recipe = tiny_recipe({"algorithm": "multitask", "steps": 2}, FOMAML, run={"control": True})
+    meta_train(recipe, quiet)
+    main, control = (MetaAdapter.from_pretrained(recipe.run.output_dir / name).record["phases"] for name in ("adapter", "control/adapter"))
+    assert control[0] == main[0]
+    assert control[1]["algorithm"] == "multitask"
+    one_step = control[1]["flops"] / control[1]["steps"]
+    assert main[1]["flops"] <= control[1]["flops"] < main[1]["flops"] + 1.5 * one_step
+
+
+@pytest.mark.parametrize("phase", [{"algorithm": "multitask", "steps": 2}, REPTILE, FOMAML], ids=lambda phase: phase["algorithm"])
+def test_runs_repeat_to_the_bit(tiny_recipe, quiet, phase):
+    first, second = (meta_train(tiny_recipe(phase, folder=folder), quiet) for folder in ("a", "b"))
+    for name in first.theta:
+        assert torch.equal(first.theta[name], second.theta[name])
+    assert all(torch.equal(first.rates[name], second.rates[name]) for name in first.rates)
+
+
+def test_a_finished_run_is_never_overwritten(tiny_recipe, quiet):
+    recipe = tiny_recipe({"algorithm": "multitask", "steps": 1})
+    meta_train(recipe, quiet)
+    before = {path: path.read_bytes() for path in recipe.run.output_dir.rglob("*") if path.is_file()}
+    with pytest.raises(RunError, match="already holds a finished run"):
+        meta_train(recipe, quiet)
+    assert {path: path.read_bytes() for path in recipe.run.output_dir.rglob("*") if path.is_file()} == before
+
+
+def test_faults_in_the_data_come_before_the_base_is_loaded(tiny_recipe, quiet, monkeypatch):
+    monkeypatch.setattr(run_module, "load_base", lambda *_: pytest.fail("the base was loaded"))
+    with pytest.raises(ValueError, match=r"lower suite\.tasks_per_step"):
+        meta_train(tiny_recipe(FOMAML, suite={"tasks_per_step": 5}), quiet)
+    with pytest.raises(ValueError, match=r"lower suite\.support"):
+        meta_train(tiny_recipe(FOMAML, suite={"support": 30}), quiet)
+
+
+class Rank:
+    """A runtime's number without its process."""
+
+    def __init__(self, rank):
+        self.rank = rank
+
+
+def meta_gradient(recipe, learner, batcher, suite, rank=0):
+    trainer = Trainer(recipe, suite, learner, batcher, Rank(rank), None, None, None)
+    phase = recipe.phases[0]
+    theta = {name: tensor + 0.02 for name, tensor in learner.fresh_adapter().items()}
+    rates = {name: tensor.new_full((phase.loop.steps,), phase.loop.learning_rate) for name, tensor in theta.items()}
+    outer = OuterOptimizer(theta, rates if phase.loop.learn_rates else {}, recipe.outer)
+    return trainer.meta_gradient(phase, outer, rates, step=3)
+
+
+def assert_equal(first, second):
+    for group in ("theta", "log_rates"):
+        mine, other = getattr(first, group), getattr(second, group)
+        assert mine.keys() == other.keys()
+        for name in mine:
+            # reptile's is a difference of adapters of size 0.1, whose last float32 bit is 1e-8
+            assert float((mine[name] - other[name]).abs().max()) <= 1e-4 * float(other[name].abs().max()) + 5e-8, name
+
+
+@pytest.mark.parametrize(
+    "phase",
+    [
+        {"algorithm": "multitask", "steps": 1},
+        {**REPTILE, "inner": {**REPTILE["inner"], "rule": "sgd"}},
+        {**FOMAML, "inner": {"steps": 2, "rule": "sgd"}},
+    ],
+    ids=lambda phase: phase["algorithm"],
+)
+def test_pieces_and_ranks_change_no_meta_gradient(tiny_recipe, tiny_spec, batcher, toy_suite, phase):
+    whole = tiny_recipe(phase, suite={"tasks_per_step": 4})
+    half = tiny_recipe(phase, suite={"tasks_per_step": 2})
+    with Learner(load_base(tiny_spec(), "cpu"), LoraSpec()) as learner:
+        one = meta_gradient(whole, learner, batcher(learner.base, task_micro_batch=4), toy_suite)
+        pieces = meta_gradient(whole, learner, batcher(learner.base, task_micro_batch=1), toy_suite)
+        ranks = [meta_gradient(half, learner, batcher(learner.base), toy_suite, rank) for rank in (0, 1)]
+    assert_equal(pieces, one)
+    assert_equal(add(add(None, ranks[0], 0.5), ranks[1], 0.5), one)
+
+
+def test_reptile_sees_a_fresh_minibatch_at_every_step(toy_suite):
+    draws = training_episode(toy_suite, seed=0, step=0, tasks=2, support=4, query=4, minibatches=3)
+    for draw in draws:
+        assert len(set(draw.support)) == 3
+        assert not {example for batch in draw.support for example in batch} & set(draw.query)
+
+
+def test_suite_without_validation_is_refused(tiny_recipe, quiet, toy_suite, monkeypatch):
+    bare = replace(toy_suite, splits={"meta_train": toy_suite.splits["meta_train"]})
+    monkeypatch.setattr("headstart.tasks.prepare.open_suite", lambda source: bare)
+    with pytest.raises(ValueError, match="no split 'meta_validation'"):
+        meta_train(tiny_recipe(FOMAML), quiet)
