@@ -45,7 +45,12 @@ def test_overrides_go_through_the_same_door(overrides, read):
         (["phases.0.inner.steps=2"], r"phases\.0\.inner: unknown key"),
         (["phases.7.steps=1"], "needs an index from 0 to 1"),
         (["seed.x=1"], "seed is the value 0, which has no keys"),
+        (["phases.x.steps=1"], "needs an index from 0 to 1"),
+        (["evaluation.steps=[0]", "evaluation.steps.0.x=1"], r"evaluation\.steps\.0 is the value 0, which has no keys"),
+        (["outer.learning_rate=[1,"], r"'outer\.learning_rate=\[1,': the value is not valid YAML"),
         (["seed"], "write it as a.b=value"),
+        (["=3"], "write it as a.b=value"),
+        (["lora_alpha=8"], "lora_alpha: unknown key; another section or algorithm has it"),
         (["base.quantization=int8"], r"base\.quantization"),
     ],
 )
@@ -72,6 +77,12 @@ def test_every_fault_is_reported_at_once():
 def test_unknown_recipes_are_named(source, words):
     with pytest.raises(RecipeError, match=words):
         load_recipe(source)
+
+
+def test_a_file_that_is_no_text_is_refused(tmp_path):
+    (tmp_path / "bad.yaml").write_bytes(b"seed: \xff")
+    with pytest.raises(RecipeError, match=r"bad\.yaml: not valid YAML"):
+        load_recipe(tmp_path / "bad.yaml")
 
 
 @pytest.mark.parametrize(("text", "words"), [("a: [", "not valid YAML"), ("- a", "a recipe is a mapping"), ("seed: 1", "phases")])

@@ -1,10 +1,11 @@
 """Making a suite fit a run."""
 
+import json
 from dataclasses import replace
 
 import pytest
 
-from headstart.tasks.prepare import leave_out_long, spread
+from headstart.tasks.prepare import leave_out_long, prepare_suite, spread
 from headstart.tasks.render import Renderer
 from headstart.tasks.task import Example, SuiteError
 
@@ -41,3 +42,27 @@ def test_spread_takes_clusters_in_turn(toy_suite):
     tasks = toy_suite.split("meta_train")
     assert [task.name for task in spread(tasks, 3)] == ["upper", "reverse", "title"]
     assert len(spread(tasks, None)) == len(tasks)
+
+
+def test_a_labelled_example_must_fit_with_every_label(toy_suite, tokenizer):
+    task = toy_suite.tasks["vowel"]
+    wordy = replace(task, labels=(*task.labels, "x" * 400))
+    renderer = Renderer(tokenizer, 300)
+    assert renderer.fitting(task.instruction, task.examples) == list(task.examples)
+    with pytest.raises(SuiteError, match="no task of 'meta_validation' is left"):
+        leave_out_long(replace(toy_suite, tasks={**toy_suite.tasks, "vowel": wordy}), renderer, 1)
+
+
+def test_a_suite_is_opened_put_under_its_regime_and_cut(tmp_path, tokenizer):
+    entries = [{"name": name, "file": f"{name}.jsonl", "instruction": "Do.", "cluster": name, "labels": ["yes"]} for name in "ab"]
+    (tmp_path / "tasks.json").write_text(json.dumps(entries))
+    (tmp_path / "splits.json").write_text(json.dumps({"meta_train": ["a"], "meta_test": ["b"]}))
+    for name in "ab":
+        rows = ({"input": text, "output": "yes"} for text in ("one", "two", "long " * 100))
+        (tmp_path / f"{name}.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    suite, notes = prepare_suite(str(tmp_path), "house_rules", Renderer(tokenizer, 300), 2)
+    assert len(notes) == 2
+    for task in suite.tasks.values():
+        assert [example.input for example in task.examples] == ["one", "two"]
+        assert task.instruction == ""
+        assert task.labels != ("yes",)

@@ -1,6 +1,10 @@
 """The token law: what is trained on is what the chat template makes of the whole conversation."""
 
+from types import SimpleNamespace
+
 import pytest
+from tokenizers import Tokenizer, models
+from transformers import PreTrainedTokenizerFast
 
 from headstart.model.base import BaseError, BaseSpec, load_tokenizer
 from headstart.tasks.render import Renderer, common_prefix, user_turn
@@ -80,6 +84,7 @@ TEMPLATE = (
     [
         (None, "no chat template"),
         (TEMPLATE.replace("FILTER", "").replace("END", ""), "no end token"),
+        (TEMPLATE.replace("FILTER", "[:2]").replace("END", "<|im_end|>"), "right behind its generation prompt"),
         (TEMPLATE.replace("FILTER", " | upper").replace("END", "<|im_end|>"), "right behind its generation prompt"),
     ],
 )
@@ -87,3 +92,49 @@ def test_templates_that_cannot_be_trained_on_are_refused(tokenizer, template, wo
     tokenizer.chat_template = template
     with pytest.raises(SuiteError, match=words):
         Renderer(tokenizer).render("Do this.", [Example("in", "out")])
+
+
+def test_an_example_of_exactly_the_limit_fits(any_tokenizer):
+    example = Example("in", "out")
+    (rendered,) = Renderer(any_tokenizer).render("Do this.", [example])
+    enough, short = (Renderer(any_tokenizer, max_length=len(rendered.ids) - less) for less in (0, 1))
+    assert enough.fitting("Do this.", [example]) == [example]
+    assert enough.render("Do this.", [example]) == [rendered]
+    assert short.fitting("Do this.", [example]) == []
+    with pytest.raises(SuiteError, match="over the limit"):
+        short.render("Do this.", [example])
+
+
+def test_rendering_again_or_in_another_order_is_the_same(tokenizer):
+    renderer = Renderer(tokenizer)
+    forward = renderer.render("Do this.", AWKWARD)
+    assert renderer.render("Do this.", AWKWARD[::-1]) == forward[::-1] == Renderer(tokenizer).render("Do this.", AWKWARD[::-1])
+    assert renderer.render("Else.", AWKWARD) != forward
+
+
+def test_the_end_token_inside_an_answer_is_not_its_end(tokenizer):
+    example = Example("in", "a<|im_end|>b")
+    (rendered,) = Renderer(tokenizer).render("Do this.", [example])
+    assert tokenizer.decode(rendered.ids[rendered.answer :]) == "a<|im_end|>b<|im_end|>"
+
+
+def test_equal_conversations_share_all_but_the_token_before_the_answer(tokenizer):
+    one, other = Renderer(tokenizer).render("Do this.", [Example("same", "yes"), Example("same", "no")])
+    assert common_prefix([one, other]) == one.answer - 1 == other.answer - 1
+
+
+def test_a_tokenizer_without_offsets_is_refused():
+    slow = SimpleNamespace(chat_template="x", is_fast=False)
+    with pytest.raises(SuiteError, match="needs a fast tokenizer"):
+        Renderer(slow)
+
+
+def test_an_answer_that_melts_into_the_prompt_is_refused(tokenizer):
+    merged = Tokenizer(models.BPE(vocab={":": 0, "o": 1, ":o": 2}, merges=[(":", "o")]))
+    merged.add_special_tokens(["<|im_end|>"])
+    template = (
+        "{% for message in messages %}{% if message['role'] == 'assistant' %}:{{ message['content'] }}<|im_end|>{% endif %}{% endfor %}"
+    )
+    fast = PreTrainedTokenizerFast(tokenizer_object=merged, chat_template=template + "{% if add_generation_prompt %}:{% endif %}")
+    with pytest.raises(SuiteError, match="shares its first token with the prompt"):
+        Renderer(fast).render("", [Example("o", "o")])

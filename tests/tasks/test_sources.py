@@ -48,6 +48,13 @@ FAULTS = {
     "unknown task": (lambda folder: rewrite(folder / "splits.json", "shout", "scream"), "'scream', which the suite does not have"),
     "task twice": (lambda folder: rewrite(folder / "splits.json", '"odd"', '"odd", "shout"'), "a task is held out whole"),
     "broken index": (lambda folder: (folder / "tasks" / "tasks.json").write_text("{"), "tasks.json: not valid JSON"),
+    "index without names": (
+        lambda folder: rewrite(folder / "tasks" / "tasks.json", '"name": "odd"', '"n": 1'),
+        "entry 2 is no JSON object",
+    ),
+    "index of another form": (lambda folder: (folder / "tasks" / "tasks.json").write_text("{}"), "expected a JSON list"),
+    "no cluster": (lambda folder: rewrite(folder / "tasks" / "tasks.json", '"cluster": "maths"', '"c": 1'), "'odd' lacks 'cluster'"),
+    "split of numbers": (lambda folder: rewrite(folder / "splits.json", '"odd"', "7"), "`meta_validation` must hold task names only"),
     "no such rows": (lambda folder: (folder / "tasks" / "odd.jsonl").unlink(), "'tasks/odd.jsonl', which is not there"),
     "broken row": (lambda folder: rewrite(folder / "tasks" / "shout.jsonl", '{"input": "b"', "{"), "line 3: not valid JSON"),
     "number": (lambda folder: rewrite(folder / "tasks" / "odd.jsonl", '"2"', "2"), "line 2: `input` is int, not text"),
@@ -93,6 +100,8 @@ def test_repeated_inputs_keep_their_first_row(tmp_path):
         ("a.txt", "x", "give a .jsonl or .csv file"),
         ("a.jsonl", "", "no rows"),
         ("a.jsonl", "[1]\n", "line 1: a row is a JSON object"),
+        ("a.csv", "input,output\na,b\nhello,a, b\n", "line 3: more cells than columns"),
+        ("a.csv", "input,output\na\n", "line 2: `output` is missing"),
         ("a.csv", "question,answer\na,b\n", "line 2: `input` is missing; columns found: question, answer"),
         ("a.jsonl", '{"instruction": "x", "input": "a", "output": "b"}\n{"input": "c", "output": "d"}\n', "2 different instructions"),
     ],
@@ -110,3 +119,26 @@ def test_the_pool_is_read():
     clusters = {split: {task.cluster for task in suite.split(split)} for split in suite.splits}
     assert not clusters["meta_train"] & clusters["meta_validation"]
     assert not clusters["meta_train"] & clusters["meta_test"]
+
+
+def test_line_separators_of_unicode_and_byte_order_marks_do_no_harm(tmp_path):
+    (tmp_path / "a.jsonl").write_text('\ufeff{"input": "a\u2028b", "output": "c"}\r\n', encoding="utf-8")
+    assert read_examples(tmp_path / "a.jsonl") == [("", Example("a\u2028b", "c"))]
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.csv"])
+def test_bytes_that_are_no_utf8_are_named_by_line(tmp_path, name):
+    first = b'{"input": "a", "output": "b"}' if name == "a.jsonl" else b"input,output"
+    (tmp_path / name).write_bytes(first + b"\n\xff\n")
+    with pytest.raises(SuiteError, match=rf"{name}, line 2: not UTF-8"):
+        read_examples(tmp_path / name)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(SuiteError, match=r"a\.csv: no such file"):
+        read_examples(tmp_path / "a.csv")
+
+
+def test_cells_may_hold_line_ends(tmp_path):
+    (tmp_path / "a.csv").write_text('input,output\n"a\nb",c\n')
+    assert read_examples(tmp_path / "a.csv") == [("", Example("a\nb", "c"))]

@@ -7,7 +7,7 @@ from itertools import chain, zip_longest
 from headstart.tasks.regimes import Regime, apply_regime
 from headstart.tasks.render import Renderer
 from headstart.tasks.sources import open_suite
-from headstart.tasks.task import SuiteError, Task, TaskSuite
+from headstart.tasks.task import Example, SuiteError, Task, TaskSuite
 
 
 def prepare_suite(source: str, regime: Regime, renderer: Renderer, needed: int, seed: int = 0) -> tuple[TaskSuite, list[str]]:
@@ -29,7 +29,7 @@ def leave_out_long(suite: TaskSuite, renderer: Renderer, needed: int) -> tuple[T
     """
     tasks, notes = {}, []
     for name, task in suite.tasks.items():
-        kept = renderer.fitting(task.instruction, task.examples)
+        kept = _fitting(task, renderer)
         if len(kept) < len(task.examples):
             gone = len(task.examples) - len(kept)
             notes.append(f"{name}: {gone} of {len(task.examples)} examples over {renderer.max_length} tokens left out")
@@ -44,6 +44,17 @@ def leave_out_long(suite: TaskSuite, renderer: Renderer, needed: int) -> tuple[T
             f"suite {suite.name}: no task of {empty[0]!r} is left; lower suite.support and suite.query or raise suite.max_length"
         )
     return replace(suite, tasks=tasks, splits=splits), notes
+
+
+def _fitting(task: Task, renderer: Renderer) -> list[Example]:
+    """The examples that fit, whichever of the task's labels answers them: ranking renders every label."""
+    if not task.labels:
+        return renderer.fitting(task.instruction, task.examples)
+    answers = [Example(task.examples[0].input, label) for label in task.labels]
+    longest = max(answers, key=lambda answer: renderer.tokens(task.instruction, answer)).output
+    fitting = renderer.fitting(task.instruction, [Example(example.input, longest) for example in task.examples])
+    inputs = {example.input for example in fitting}
+    return [example for example in task.examples if example.input in inputs]
 
 
 def spread(tasks: Sequence[Task], count: int | None) -> tuple[Task, ...]:

@@ -74,6 +74,10 @@ class Renderer:
         rendered = self._render(instruction, examples)
         return [example for example, one in zip(examples, rendered, strict=True) if len(one.ids) <= self.max_length]
 
+    def tokens(self, instruction: str, example: Example) -> int:
+        """The number of tokens of one rendered example, whatever the limit."""
+        return len(self._render(instruction, [example])[0].ids)
+
     def _render(self, instruction: str, examples: Sequence[Example]) -> list[Rendered]:
         if not examples:
             return []
