@@ -1,6 +1,7 @@
 """Tiny stand-ins for real things: a random Llama with its tokenizer, loaded by the real code, and a suite small enough to read."""
 
 import string
+import struct
 
 import pytest
 import torch
@@ -148,3 +149,22 @@ def labelled_draw(toy_suite):
 @pytest.fixture
 def quiet():
     return Console(quiet=True)
+
+
+@pytest.fixture
+def png_size():
+    """Reads the size of a whole PNG file."""
+
+    def read(path):
+        content = path.read_bytes()
+        assert content[:8] == b"\x89PNG\r\n\x1a\n"
+        assert content[-8:-4] == b"IEND"
+        return struct.unpack(">II", content[16:24])
+
+    return read
+
+
+@pytest.fixture
+def legend_names():
+    """Reads the names in a figure's legends."""
+    return lambda figure: [text.get_text() for legend in figure.legends for text in legend.get_texts()]

@@ -1,7 +1,5 @@
 """The pictures hold the numbers and names they should, differ without colour, and are written whole."""
 
-import struct
-
 import numpy as np
 import pytest
 
@@ -25,25 +23,14 @@ def results():
     return build_results(records, [], {}, resamples=50)
 
 
-def png_size(path):
-    content = path.read_bytes()
-    assert content[:8] == b"\x89PNG\r\n\x1a\n"
-    assert content[-8:-4] == b"IEND"
-    return struct.unpack(">II", content[16:24])
-
-
-def legend_names(figure):
-    return [text.get_text() for legend in figure.legends for text in legend.get_texts()]
-
-
-def test_evaluation_png_has_the_expected_size_and_no_leftovers(results, tmp_path):
+def test_evaluation_png_has_the_expected_size_and_no_leftovers(results, tmp_path, png_size):
     path = tmp_path / "evaluation" / "curves.png"
     plot_evaluation(results, path)
     assert png_size(path) == (11 * DPI, 4.6 * DPI)
     assert [file.name for file in path.parent.iterdir()] == ["curves.png"]
 
 
-def test_evaluation_legend_names_every_arm_in_the_order_of_the_lines(results):
+def test_evaluation_legend_names_every_arm_in_the_order_of_the_lines(results, legend_names):
     assert legend_names(evaluation_figure(results)) == list(reversed(ARMS))
 
 

@@ -1,23 +1,10 @@
 """The picture of a run holds its losses, its phases and nothing else."""
 
-import struct
-
 import numpy as np
 import pytest
 
 from headstart.figures import DPI
 from headstart.training.curves import plot_training, smooth, training_figure
-
-
-def png_size(path):
-    content = path.read_bytes()
-    assert content[:8] == b"\x89PNG\r\n\x1a\n"
-    assert content[-8:-4] == b"IEND"
-    return struct.unpack(">II", content[16:24])
-
-
-def legend_names(figure):
-    return [text.get_text() for legend in figure.legends for text in legend.get_texts()]
 
 
 def training_rows():
@@ -27,14 +14,14 @@ def training_rows():
     return rows
 
 
-def test_training_png_has_the_expected_size(tmp_path):
+def test_training_png_has_the_expected_size(tmp_path, png_size):
     path = tmp_path / "training.png"
     plot_training(training_rows(), path)
     assert png_size(path) == (9 * DPI, 4.6 * DPI)
     assert [file.name for file in tmp_path.iterdir()] == ["training.png"]
 
 
-def test_training_figure_names_lines_and_phases():
+def test_training_figure_names_lines_and_phases(legend_names):
     figure = training_figure(training_rows())
     assert legend_names(figure) == ["training", "training, smoothed", "validation, step 0", "validation, adapted"]
     (axes,) = figure.axes
@@ -45,7 +32,7 @@ def test_training_figure_names_lines_and_phases():
     np.testing.assert_array_equal(lines["training"].get_xdata(), range(1, 41))
 
 
-def test_training_figure_without_validation():
+def test_training_figure_without_validation(legend_names):
     assert legend_names(training_figure([row for row in training_rows() if "loss" in row])) == ["training", "training, smoothed"]
 
 

@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from headstart.adapter.files import SCHEMA_VERSION, AdapterError, write_peft
+from headstart.adapter.files import SCHEMA_VERSION, write_peft
 from headstart.adapter.meta_adapter import MetaAdapter
 from headstart.algorithms.inner import expand, walk
 from headstart.algorithms.types import Tensors
 from headstart.batches import Batcher
 from headstart.files import whole_folder, write_json
-from headstart.model.base import Base, load_base
+from headstart.model.base import Base
 from headstart.model.learner import Learner
 from headstart.scoring import Metrics, measure
 from headstart.tasks.episodes import Draw
@@ -72,41 +72,8 @@ class AdaptedAdapter:
             write_json(fresh / "headstart.json", about)
 
 
-def adapt(
-    source: MetaAdapter,
-    examples: Sequence[Example],
-    *,
-    instruction: str = "",
-    labels: tuple[str, ...] = (),
-    steps: int | None = None,
-    base: Base | None = None,
-    allow_base_variant: bool = False,
-    seed: int = 0,
-) -> AdaptedAdapter:
-    """Fine-tune from a meta-adapter on a task's examples, with the rule and rates it was learned for.
-
-    Past the trained steps its last rates go on. Deterministic in its arguments.
-
-    Args:
-        source: where to start.
-        examples: the task's support examples, distinct in their inputs.
-        instruction: what precedes every input.
-        labels: all possible outputs, if the task is a classification.
-        steps: how many steps; as many as in training where None, 0 for the initialisation itself.
-        base: a loaded base; loaded as the adapter says where None.
-        allow_base_variant: accept other weights of the same base.
-        seed: orders the minibatches where there are more than 32 examples.
-
-    Raises:
-        AdapterError: the base is not the adapter's, or `steps` is negative.
-        SuiteError: no examples, or one that cannot be rendered.
-    """
-    steps = source.adaptation.steps if steps is None else steps
-    if steps < 0:
-        raise AdapterError(f"steps is {steps}; give 0 or more")
-    task = Task("adapted", instruction, tuple(examples), cluster="user", labels=labels)
-    base = base or load_base(source.base)
-    source.require_base(base, allow_base_variant)
+def adapt(source: MetaAdapter, task: Task, steps: int, base: Base, seed: int) -> AdaptedAdapter:
+    """Take `steps` steps from a meta-adapter on all examples of a task; `MetaAdapter.adapt` checks and fills in what it is given."""
     batch = Batcher(Renderer(base.tokenizer), base.device).batch((Draw(task, minibatches(task.examples, seed), task.examples[:1]),))
     history = []
     with Learner(base, source.lora) as learner:
@@ -114,7 +81,8 @@ def adapt(
         for step in walk(learner.losses, phi, batch.support, source.adaptation.build(), source.schedule(learner), steps):
             history.append(float(step.losses))
             phi = step.phi
-    return AdaptedAdapter({name: tensor[0] for name, tensor in phi.items()}, source, base, instruction, labels, steps, tuple(history))
+    adapted = {name: tensor[0] for name, tensor in phi.items()}
+    return AdaptedAdapter(adapted, source, base, task.instruction, task.labels, steps, tuple(history))
 
 
 def minibatches(examples: Sequence[Example], seed: int) -> tuple[tuple[Example, ...], ...]:

@@ -7,7 +7,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from headstart.adapter.adapted import AdaptedAdapter, adapt
+from headstart.adapter.adapted import AdaptedAdapter
 from headstart.adapter.files import AdapterError
 from headstart.adapter.meta_adapter import MetaAdapter
 from headstart.model.base import load_base, load_tokenizer
@@ -37,8 +37,8 @@ def adapt_and_compare(adapter: Path, data: Path, *, steps: int, shots: int, outp
     Renderer(load_tokenizer(meta.base)).render(task.instruction, [*support, *held_back])
     base = load_base(meta.base)
     say(console, f"adapting on {len(support)} rows of {data}, {len(held_back)} held back")
-    before = adapt(meta, support, instruction=task.instruction, steps=0, base=base).evaluate(held_back)
-    adapted = adapt(meta, support, instruction=task.instruction, steps=steps, base=base)
+    before = meta.adapt(support, instruction=task.instruction, steps=0, base=base).evaluate(held_back)
+    adapted = meta.adapt(support, instruction=task.instruction, steps=steps, base=base)
     after = adapted.evaluate(held_back)
     adapted.save_pretrained(output)
     console.print(comparison(before, after, steps))

@@ -14,9 +14,9 @@ from headstart.adapter.card import write_card
 from headstart.adapter.files import SCHEMA_VERSION, AdapterError, read_json, read_peft, read_tensors, write_peft
 from headstart.algorithms.rules import Adam, Rule, Sgd
 from headstart.files import whole_folder, write_json
-from headstart.model.base import Base, BaseSpec
+from headstart.model.base import Base, BaseSpec, load_base
 from headstart.model.learner import Learner, LoraSpec
-from headstart.tasks.task import Example
+from headstart.tasks.task import Example, Task
 
 if TYPE_CHECKING:
     from headstart.adapter.adapted import AdaptedAdapter
@@ -121,12 +121,32 @@ class MetaAdapter:
         allow_base_variant: bool = False,
         seed: int = 0,
     ) -> "AdaptedAdapter":
-        """Fine-tune from here on a task's examples; `headstart.adapter.adapted.adapt` says what the arguments mean."""
+        """Fine-tune from here on a task's examples, with the rule and rates this was learned with.
+
+        Past the trained steps the last rates go on. Deterministic in its arguments.
+
+        Args:
+            examples: the task's support examples, distinct in their inputs.
+            instruction: what precedes every input.
+            labels: all possible outputs, if the task is a classification.
+            steps: how many steps; as many as in training where None, 0 for the initialisation itself.
+            base: a loaded base; loaded as the adapter says where None.
+            allow_base_variant: accept other weights of the same base.
+            seed: orders the minibatches where there are more than 32 examples.
+
+        Raises:
+            AdapterError: the base is not the adapter's, or `steps` is negative.
+            SuiteError: no examples, or one that cannot be rendered.
+        """
         from headstart.adapter.adapted import adapt
 
-        return adapt(
-            self, examples, instruction=instruction, labels=labels, steps=steps, base=base, allow_base_variant=allow_base_variant, seed=seed
-        )
+        steps = self.adaptation.steps if steps is None else steps
+        if steps < 0:
+            raise AdapterError(f"steps is {steps}; give 0 or more")
+        task = Task("adapted", instruction, tuple(examples), cluster="user", labels=labels)
+        base = base or load_base(self.base)
+        self.require_base(base, allow_base_variant)
+        return adapt(self, task, steps, base, seed)
 
     def about(self) -> dict[str, Any]:
         """The content of `headstart.json`."""

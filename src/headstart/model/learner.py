@@ -1,7 +1,6 @@
 """The learner: adapters and rows in, one loss per task out."""
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -134,13 +133,3 @@ def _by_row(phi: Phi, rows: Rows) -> Phi:
     if rows.one_row_a_task:
         return phi
     return {name: tensor[rows.row_task] for name, tensor in phi.items()}
-
-
-def stack(adapter: Mapping[str, Tensor], tasks: int) -> dict[str, Tensor]:
-    """The same adapter for every task: adds the leading task axis."""
-    return {name: tensor.expand(tasks, *tensor.shape) for name, tensor in adapter.items()}
-
-
-def unstack(phi: Phi, task: int) -> dict[str, Tensor]:
-    """One task's adapter, without task axis."""
-    return {name: tensor[task].detach() for name, tensor in phi.items()}
