@@ -14,7 +14,7 @@ _BODY = """---
 
 # {title}
 
-A LoRA adapter *initialisation* for `{base}`, learned with [headstart] over {tasks} instruction tasks of the suite `{suite}`:
+A LoRA adapter *initialisation* for `{base}`, learned with headstart over {tasks} instruction tasks of the suite `{suite}`:
 fine-tuning to a new task starts here instead of at zero. It is a plain PEFT adapter.
 
 ## Use
@@ -44,8 +44,7 @@ Rule `{rule}`, {steps} inner steps in training, {rates}.
 {phases}
 Cost: {seconds:.0f} s on {machine}, {pflops:.2f} PFLOP counted, seed {seed}.
 
-{results}[headstart]: https://pypi.org/project/headstart/
-"""
+{results}"""
 
 _BUNDLED = """
 These are Q4_1 weights, dequantised: not the ones the hub serves under this id. On those the adapter is untested.
