@@ -53,10 +53,11 @@ def meta_train(recipe: Recipe, console: Console | None = None) -> MetaAdapter:
         fork = state
         state = session.run_phase(phase, state)
         session.save(state, f"phases/{number}-{phase.algorithm}")
-    adapter = session.save(state, "adapter")
     session.draw()
     if recipe.run.control:
         session.train_control(fork, state)
+    # last, so that a folder with an adapter is a finished run
+    adapter = session.save(state, "adapter")
     session.close()
     return adapter
 
