@@ -63,6 +63,7 @@ def adapt(
 @app.command()
 def evaluate(
     adapter: Annotated[Path, typer.Argument(help="a meta-adapter's folder")],
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[evaluation.B=VALUE]...", help="values over the recipe's")] = None,
     suite: Annotated[str | None, typer.Option(help="`builtin` or a suite's folder; by default the one it was trained on")] = None,
     split: Annotated[str, typer.Option(help="the split to measure on")] = "meta_test",
     arms: Annotated[str | None, typer.Option(help="comma-separated: random, multitask, meta_adamw, meta")] = None,
@@ -72,7 +73,7 @@ def evaluate(
     from headstart.evaluation.run import evaluate
 
     names = [name.strip() for name in arms.split(",")] if arms is not None else None
-    evaluate(adapter, suite=suite, split=split, arms=names, output=output, console=_console())
+    evaluate(adapter, suite=suite, split=split, arms=names, output=output, overrides=overrides or (), console=_console())
 
 
 @app.command()

@@ -204,7 +204,7 @@ def load_recipe(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     if not isinstance(content, dict):
         raise RecipeError(f"{path}: a recipe is a mapping of sections, such as `base:` and `phases:`")
     for override in overrides:
-        _override(content, override)
+        apply_override(content, override)
     return parse_recipe(content, str(path))
 
 
@@ -256,7 +256,12 @@ class _Loader(yaml.SafeLoader):
 _Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$"), list("-+0123456789."))
 
 
-def _override(content: dict[str, Any], text: str) -> None:
+def apply_override(content: dict[str, Any], text: str) -> None:
+    """Set the value that `a.b=c` names, in place.
+
+    Raises:
+        RecipeError: it is not of that form, or leads through a value that has no keys.
+    """
     path, equals, value = text.partition("=")
     if not equals or not path:
         raise RecipeError(f"override {text!r}: write it as a.b=value, for example outer.learning_rate=3e-4")

@@ -68,6 +68,11 @@ def test_evaluating_twice_gives_the_same_numbers(run_folder, quiet, tmp_path):
     assert first["records"] == second["records"]
 
 
+def test_overrides_change_what_is_measured(run_folder, quiet):
+    results = evaluate(run_folder / "adapter", arms=["random"], overrides=["evaluation.steps=[0, 2]", "evaluation.draws=2"], console=quiet)
+    assert {(record["draw"], record["step"]) for record in results["records"]} == {(0, 0), (0, 2), (1, 0), (1, 2)}
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
@@ -76,6 +81,8 @@ def test_evaluating_twice_gives_the_same_numbers(run_folder, quiet, tmp_path):
         ({"split": "meta_train"}, "was trained on"),
         ({"split": "meta_validation"}, "all of them tune rates"),
         ({"split": "nowhere"}, "no split 'nowhere'"),
+        ({"overrides": ["suite.support=3"]}, r"only evaluation\.KEY=VALUE"),
+        ({"overrides": ["evaluation.tsks=3"]}, "did you mean 'tasks'"),
     ],
 )
 def test_mistakes_are_told_before_the_base_is_loaded(run_folder, quiet, monkeypatch, options, words):

@@ -1,5 +1,6 @@
 """A whole evaluation: from an adapter folder to a results document, its picture and the adapter's card."""
 
+import copy
 import shutil
 import time
 from collections.abc import Sequence
@@ -23,7 +24,7 @@ from headstart.model.base import load_base, load_tokenizer
 from headstart.model.learner import Learner
 from headstart.progress import Meter, meter, say
 from headstart.provenance import provenance
-from headstart.recipe import EvaluationSection, Recipe, parse_recipe
+from headstart.recipe import EvaluationSection, Recipe, apply_override, parse_recipe
 from headstart.tasks.prepare import prepare_suite, spread
 from headstart.tasks.render import Renderer
 from headstart.tasks.task import Task, TaskSuite
@@ -39,6 +40,7 @@ def evaluate(
     split: str = "meta_test",
     arms: Sequence[str] | None = None,
     output: str | Path | None = None,
+    overrides: Sequence[str] = (),
     console: Console | None = None,
 ) -> Results:
     """Compare a meta-adapter with its baselines on tasks whose kinds it never saw.
@@ -52,6 +54,7 @@ def evaluate(
         split: the split to measure on.
         arms: names of `headstart.evaluation.arms.ARMS`; `random`, `multitask` (if there is a control) and `meta` where None.
         output: where to write; where None, into `evaluation/` beside the adapter, and into the adapter's card too.
+        overrides: `evaluation.a=value`, over the evaluation section of the recipe the adapter was trained by.
         console: prints progress and the table.
 
     Returns:
@@ -63,7 +66,7 @@ def evaluate(
             raised before any adapting.
     """
     folder, console, started = Path(adapter), console or Console(), time.monotonic()
-    plan = Plan.make(folder, suite, split, arms)
+    plan = Plan.make(folder, suite, split, arms, overrides)
     records, tuned = plan.run(console)
     names = list(tuned)
     pairs = [pair for pair in PAIRS if pair[0] in names and pair[1] in names]
@@ -94,10 +97,10 @@ class Plan:
     measured: tuple[Task, ...]
 
     @classmethod
-    def make(cls, folder: Path, source: str | None, split: str, arms: Sequence[str] | None) -> "Plan":
+    def make(cls, folder: Path, source: str | None, split: str, arms: Sequence[str] | None, overrides: Sequence[str]) -> "Plan":
         """Read the adapters and the suite, and choose the tasks."""
         meta = MetaAdapter.from_pretrained(folder)
-        recipe = parse_recipe(dict(meta.record.get("recipe") or {}), f"{folder}/headstart.json: record.recipe")
+        recipe = recorded_recipe(meta, folder, overrides)
         beside = folder.resolve().parent / "control" / "adapter"
         control = MetaAdapter.from_pretrained(beside) if beside.is_dir() else None
         arms = tuple(arms or (name for name in DEFAULT_ARMS if name != "multitask" or control))
@@ -189,6 +192,21 @@ class Share:
         """Note some more work; short of the end, which only the end itself reports."""
         self.done += work
         self.progress.advance(min(self.done / self.whole, 0.99), note)
+
+
+def recorded_recipe(meta: MetaAdapter, folder: Path, overrides: Sequence[str]) -> Recipe:
+    """The recipe that an adapter was trained by, its evaluation section overridden.
+
+    Raises:
+        EvaluationError: an override of another section, which cannot be changed any more.
+        RecipeError: an override that does not fit, or a record without a usable recipe.
+    """
+    content = copy.deepcopy(dict(meta.record.get("recipe") or {}))
+    for text in overrides:
+        if not text.startswith("evaluation."):
+            raise EvaluationError(f"override {text!r}: the adapter is trained; only evaluation.KEY=VALUE can be changed here")
+        apply_override(content, text)
+    return parse_recipe(content, f"{folder}/headstart.json: record.recipe")
 
 
 def best(found: dict[float, float]) -> float:
