@@ -7,7 +7,7 @@ import pytest
 import torch
 from rich.console import Console
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from headstart.batches import Batcher
 from headstart.model.base import BaseSpec, load_base
@@ -71,6 +71,73 @@ def tiny_spec(tiny_folder):
         return BaseSpec(id="test/tiny", source=str(tiny_folder), quantization=quantization, dtype=dtype)
 
     return build
+
+
+# Windows of 24 tokens are shorter than every conversation of the toy suite, prefix included.
+ARCHITECTURES = {
+    "llama": {},
+    "qwen3": {"head_dim": 16, "use_sliding_window": True, "sliding_window": 24, "max_window_layers": 1},
+    "mistral": {"sliding_window": 24},
+    "gemma3_text": {"head_dim": 16, "sliding_window": 24, "sliding_window_pattern": 2},
+    "gpt2": {"n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 2048},
+    "gpt_neo": {"num_layers": 2, "num_heads": 4, "attention_types": [[["global", "local"], 1]], "window_size": 24},
+    "bloom": {"n_layer": 2, "n_head": 4},
+    "lfm2": {"full_attn_idxs": [1]},
+    "mixtral": {"num_local_experts": 4, "num_experts_per_tok": 2},
+}
+
+
+@pytest.fixture(scope="session")
+def architecture_folder(tmp_path_factory):
+    """Saves a random two-layer model of an architecture, once a session."""
+    made = {}
+
+    def save(name):
+        if name not in made:
+            made[name] = tmp_path_factory.mktemp(name)
+            tokenizer = build_tokenizer()
+            sizes = {
+                "hidden_size": 64,
+                "intermediate_size": 128,
+                "num_hidden_layers": 2,
+                "num_attention_heads": 4,
+                "num_key_value_heads": 2,
+            }
+            special = {
+                "bos_token_id": tokenizer.bos_token_id,
+                "eos_token_id": tokenizer.eos_token_id,
+                "pad_token_id": tokenizer.pad_token_id,
+            }
+            options = {"vocab_size": len(tokenizer), "max_position_embeddings": 2048, "initializer_range": 0.2, **sizes, **special}
+            torch.manual_seed(0)
+            AutoModelForCausalLM.from_config(AutoConfig.for_model(name, **{**options, **ARCHITECTURES[name]})).save_pretrained(made[name])
+            tokenizer.save_pretrained(made[name])
+        return made[name]
+
+    return save
+
+
+@pytest.fixture
+def architecture(architecture_folder):
+    """Loads a random model of an architecture by the real code."""
+
+    def load(name, quantization="none", dtype="float32"):
+        return load_base(BaseSpec(id=f"test/{name}", source=str(architecture_folder(name)), quantization=quantization, dtype=dtype), "cpu")
+
+    return load
+
+
+@pytest.fixture
+def assert_same():
+    """Equal to 1e-5 of each tensor's own scale."""
+
+    def compare(first, second, relative=1e-5):
+        assert first.keys() == second.keys()
+        for name in first:
+            scale = float(second[name].abs().max())
+            assert float((first[name] - second[name]).abs().max()) <= relative * scale + 1e-9, name
+
+    return compare
 
 
 @pytest.fixture(params=["none", "nf4"])

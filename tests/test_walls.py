@@ -39,8 +39,8 @@ def test_only_the_entry_point_imports_the_command_line():
 ALLOWED = {
     "headstart.tasks": ("headstart.tasks", "headstart.errors"),
     "headstart.algorithms": ("headstart.algorithms",),
-    # the learner takes rows, the token tensors that tasks hand over
-    "headstart.model": ("headstart.model", "headstart.errors", "headstart.files", "headstart.tasks.rows"),
+    # the learner takes rows, the token tensors that tasks hand over, and the plans they are laid out by
+    "headstart.model": ("headstart.model", "headstart.errors", "headstart.files", "headstart.tasks.rows", "headstart.tasks.planner"),
     "headstart.adapter": ("headstart",),
 }
 FORBIDDEN = {"headstart.adapter": ("headstart.training", "headstart.evaluation"), "headstart.evaluation": ("headstart.training",)}

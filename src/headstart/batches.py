@@ -1,19 +1,31 @@
 """From episodes to rows: rendering, laying out, and splitting the tasks of a step into pieces that are computed together."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import torch
 
 from headstart.algorithms.types import Batch
+from headstart.errors import HeadstartError
+from headstart.model.base import Base
+from headstart.model.flops import pass_cost
 from headstart.tasks.episodes import Draw, Episode
-from headstart.tasks.render import Rendered, Renderer
-from headstart.tasks.rows import Layout, Rows, build_rows
+from headstart.tasks.planner import Planner
+from headstart.tasks.render import Renderer
+from headstart.tasks.rows import Layout, Rendered, Rows, build_rows, laid_out_tokens
 from headstart.tasks.task import Example, Task
 
-PIECE_TOKENS = 6144
-"""`task_micro_batch: auto` computes tasks together up to so many support tokens, counted before packing."""
+PIECE_TOKENS = 4096
+"""`task_micro_batch: auto` computes tasks together up to so many tokens as laid out in rows, filling included."""
+FILLING = 1.25
+"""And as long as together they take at most so many times the tokens that they take apart."""
+
+LayoutChoice = Literal["auto", "packed", "padded"]
+
+
+class LayoutError(HeadstartError):
+    """A base cannot compute the layout asked for; the message says how to mend it."""
 
 
 @dataclass(frozen=True)
@@ -25,16 +37,33 @@ class Batcher:
         device: where the tensors go.
         layout: `packed` or `padded`.
         task_micro_batch: how many tasks are computed together; `auto` puts tasks of like length together.
+        planner: decides which examples of a task share a packed row.
     """
 
     renderer: Renderer
     device: torch.device
     layout: Layout = "packed"
     task_micro_batch: int | str = "auto"
+    planner: Planner = field(default_factory=Planner)
+
+    @classmethod
+    def of(cls, base: Base, renderer: Renderer, layout: LayoutChoice = "auto", task_micro_batch: int | str = "auto") -> "Batcher":
+        """The batcher for a base: `auto` packs rows where the base allows, and a row's cost is that of the base's operations.
+
+        Raises:
+            LayoutError: `packed`, and the base's examples cannot share a row.
+        """
+        if layout == "packed" and not base.packs:
+            raise LayoutError(
+                f"suite.layout: the examples of a row are not independent in {base.spec.id}; set suite.layout to auto or padded"
+            )
+        cost = pass_cost(base.model)
+        planner = Planner(linear=cost.linear, quadratic=cost.attention)
+        return cls(renderer, base.device, "packed" if base.packs and layout != "padded" else "padded", task_micro_batch, planner)
 
     def pieces(self, episode: Episode) -> Iterator[Episode]:
         """Split an episode into parts that are computed together, tasks of like length in one."""
-        ordered = sorted(episode, key=self._tokens)
+        ordered = sorted(episode, key=lambda draw: self._tokens([draw]))
         part: list[Draw] = []
         for draw in ordered:
             if part and not self._fits_with(part, draw):
@@ -56,7 +85,7 @@ class Batcher:
 
     def _rows(self, tasks: Sequence[Sequence[Sequence[Rendered]]]) -> Rows:
         pad: Any = self.renderer.tokenizer.pad_token_id
-        return build_rows(tasks, layout=self.layout, pad_id=pad or 0).to(self.device)
+        return build_rows(tasks, layout=self.layout, pad_id=pad or 0, planner=self.planner).to(self.device)
 
     def _alone(self, task: Task, examples: Sequence[Example]) -> list[list[Rendered]]:
         return [[one] for one in self.renderer.render(task.instruction, examples)]
@@ -68,11 +97,16 @@ class Batcher:
             for example, mine in zip(examples, answers, strict=True)
         ]
 
-    def _tokens(self, draw: Draw) -> int:
-        return sum(len(one.ids) for one in self.renderer.render(draw.task.instruction, draw.support[0] if draw.support else draw.query))
+    def _tokens(self, draws: Sequence[Draw]) -> int:
+        """Tokens of the largest batch of rows of these tasks together: of their first support minibatch, or their query."""
+        parts = (
+            [[draw.support[0] for draw in draws], [draw.query for draw in draws]] if draws[0].support else [[draw.query for draw in draws]]
+        )
+        tasks = ([self._alone(draw.task, examples) for draw, examples in zip(draws, part, strict=True)] for part in parts)
+        return max(laid_out_tokens(task, layout=self.layout, planner=self.planner) for task in tasks)
 
     def _fits_with(self, part: Sequence[Draw], draw: Draw) -> bool:
         if self.task_micro_batch != "auto":
             return len(part) < int(self.task_micro_batch)
-        longest = self._tokens(draw)
-        return longest * (len(part) + 1) <= PIECE_TOKENS and longest <= 2 * self._tokens(part[0])
+        together = self._tokens([*part, draw])
+        return together <= PIECE_TOKENS and together <= FILLING * (self._tokens(part) + self._tokens([draw]))

@@ -6,12 +6,15 @@ from rich.console import Console
 from rich.text import Text
 
 from headstart.model.base import BaseSpec, load_tokenizer
+from headstart.model.memory import footprint, skeleton
+from headstart.model.sites import linear_shape
+from headstart.model.targets import suffixes, target_names
 from headstart.progress import say
 from headstart.recipe import Phase, Recipe
 from headstart.tasks.episodes import Episode, training_episode
 from headstart.tasks.prepare import prepare_suite
-from headstart.tasks.render import Renderer, common_prefix
-from headstart.tasks.rows import build_rows
+from headstart.tasks.render import Renderer
+from headstart.tasks.rows import common_prefix, laid_out_tokens
 from headstart.tasks.task import TaskSuite
 
 SAMPLED_STEPS = 16
@@ -21,12 +24,13 @@ def check_recipe(recipe: Recipe, console: Console) -> None:
     """Print the suite, tokens per episode, and one rendered example with its trained tokens marked.
 
     Raises:
-        SuiteError, BaseError: the suite or the tokenizer cannot be used.
+        SuiteError, BaseError, TargetError: the suite, the base or its targets cannot be used.
     """
-    renderer = Renderer(load_tokenizer(BaseSpec(**recipe.base.model_dump())), recipe.suite.max_length)
+    spec = BaseSpec(**recipe.base.model_dump())
+    renderer = Renderer(load_tokenizer(spec), recipe.suite.max_length)
     section = recipe.suite
     suite, notes = prepare_suite(section.source, section.regime, renderer, section.support + section.query, recipe.seed)
-    say(console, f"base {recipe.base.id} from {recipe.base.source}, {recipe.base.quantization}, {recipe.base.dtype}")
+    say(console, f"base {spec.id} from {spec.source}, {spec.quantization}, {spec.dtype}; {footprint(spec)}", _adapter(recipe, spec))
     say(console, f"suite {suite.name} {suite.revision}, regime {section.regime}", *_splits(suite), *notes)
     for number, phase in enumerate(recipe.phases):
         say(console, f"phase {number}, {phase.algorithm}: {phase.steps} steps; {_tokens(recipe, phase, suite, renderer)}")
@@ -39,6 +43,13 @@ def check_recipe(recipe: Recipe, console: Console) -> None:
     text.append(f"[[{decode(list(rendered[0].ids[rendered[0].answer :]))}]]", style="bold green")
     console.print(text, soft_wrap=True)
     say(console, f"[[...]] is trained: {len(rendered[0].ids) - rendered[0].answer} tokens")
+
+
+def _adapter(recipe: Recipe, spec: BaseSpec) -> str:
+    section, model = recipe.adapter, skeleton(spec)
+    names = target_names(model, section.target_modules, section.layers_to_transform)
+    size = sum(section.r * sum(linear_shape(model.get_submodule(name))) for name in names)
+    return f"adapter of rank {section.r} on {len(names)} layers ({', '.join(suffixes(names))}), {size / 1e6:.2f} million values"
 
 
 def _splits(suite: TaskSuite) -> list[str]:
@@ -75,5 +86,5 @@ def _episode_tokens(episode: Episode, renderer: Renderer, layout: str, inner_ste
     for part in parts:
         for draw, examples in zip(episode, part, strict=True):
             rendered = [[one] for one in renderer.render(draw.task.instruction, examples)]
-            total += build_rows([rendered], layout="packed" if layout == "packed" else "padded").tokens
+            total += laid_out_tokens([rendered], layout="packed" if layout == "packed" else "padded")
     return total

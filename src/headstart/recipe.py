@@ -12,7 +12,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from headstart.errors import HeadstartError
 from headstart.tasks.regimes import Regime
-from headstart.tasks.rows import Layout
 
 PositiveInt = Annotated[int, Field(ge=1)]
 NonNegativeInt = Annotated[int, Field(ge=0)]
@@ -43,7 +42,12 @@ class AdapterSection(_Section):
 
     r: PositiveInt = 8
     lora_alpha: PositiveInt = 16
-    target_modules: str | tuple[str, ...] = Field("all-linear", description="`all-linear`, or suffixes of linear layers' names")
+    target_modules: str | tuple[str, ...] = Field(
+        "all-linear", description="`all-linear`, a list of suffixes of linear layers' names, or a regular expression over whole names"
+    )
+    layers_to_transform: tuple[NonNegativeInt, ...] | None = Field(
+        None, description="numbers of the decoder layers to adapt; all where empty"
+    )
 
 
 class SuiteSection(_Section):
@@ -56,7 +60,9 @@ class SuiteSection(_Section):
     tasks_per_step: PositiveInt = 4
     task_micro_batch: PositiveInt | Literal["auto"] = Field("auto", description="tasks computed together")
     max_length: PositiveInt = Field(512, description="most tokens of one rendered example; longer ones are left out and counted")
-    layout: Layout = "packed"
+    layout: Literal["auto", "packed", "padded"] = Field(
+        "auto", description="`auto` packs a task's examples into rows where the base allows"
+    )
 
 
 class InnerSection(_Section):
@@ -67,6 +73,9 @@ class InnerSection(_Section):
     learning_rate: PositiveFloat = 1e-3
     learn_rates: bool = Field(True, description="learn a rate for every tensor and step, from `learning_rate` on")
     max_norm: PositiveFloat | None = Field(1.0, description="sgd: the largest norm of a task's gradient")
+    target_modules: str | tuple[str, ...] | None = Field(
+        None, description="the adapter's sites that adapt in the inner loop (ANIL), as in adapter.target_modules; all where empty"
+    )
 
 
 NO_INNER_LOOP = InnerSection(steps=0, learn_rates=False)
@@ -153,6 +162,7 @@ class RunSection(_Section):
     eval_tasks: PositiveInt = Field(8, description="validation tasks looked at while training")
     save_steps: PositiveInt = 50
     report_to: tuple[Literal["tensorboard"], ...] = ("tensorboard",)
+    gradient_checkpointing: bool = Field(False, description="compute decoder layers again going back instead of keeping their activations")
     control: bool = Field(
         False, description="also train plain multi-task LoRA from the last phase's start at equal compute, to compare with"
     )

@@ -178,3 +178,22 @@ def test_descending_lowers_the_adapted_loss(algorithm):
         found = ALGORITHMS[algorithm](quadratic, theta, batch_of(rows), loop)
         theta = {name: tensor - 0.1 * found.theta[name] for name, tensor in theta.items()}
     assert ALGORITHMS["fomaml"](quadratic, theta, batch_of(rows), loop).metrics["loss"] < before
+
+
+@pytest.mark.parametrize("algorithm", ["reptile", "fomaml"])
+def test_a_tensor_without_a_rate_does_not_adapt(algorithm, rule):
+    """ANIL: as if it were a constant of the losses in the inner loop; its own meta-gradient is that of the query loss."""
+    theta, rows = draw(1)
+    only_b = InnerLoop(rule, STEPS, {"b": torch.full((STEPS,), 0.1, dtype=torch.float64)})
+    steps = list(walk(quadratic, expand(theta, TASKS), rows[1:], rule, only_b.rates, STEPS))
+    assert torch.equal(steps[-1].phi["a"], theta["a"].expand(TASKS, -1, -1))
+    assert not torch.equal(steps[-1].phi["b"], theta["b"].expand(TASKS, -1, -1))
+    constant = theta["a"].expand(TASKS, -1, -1)
+    alone = walk(
+        lambda phi, part: quadratic({"a": constant, **phi}, part), expand({"b": theta["b"]}, TASKS), rows[1:], rule, only_b.rates, STEPS
+    )
+    torch.testing.assert_close(steps[-1].phi["b"], list(alone)[-1].phi["b"])
+    found = ALGORITHMS[algorithm](quadratic, theta, batch_of(rows), only_b)
+    assert found.log_rates.keys() <= {"b"}
+    wanted = torch.zeros_like(theta["a"]) if algorithm == "reptile" else gradients(quadratic, steps[-1].phi, rows[0])[1]["a"].mean(0)
+    torch.testing.assert_close(found.theta["a"], wanted)

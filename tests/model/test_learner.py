@@ -7,6 +7,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from headstart.algorithms.inner import gradients
 from headstart.model.base import load_base
 from headstart.model.learner import Learner, LoraSpec
+from headstart.tasks.planner import Planner
 from headstart.tasks.rows import build_rows
 
 RELATIVE = 1e-5
@@ -53,7 +54,7 @@ def test_an_evaluation_pass_changes_no_gradient(learner, batcher, random_phi, ep
 @pytest.mark.parametrize("max_row_tokens", [1024, 120])
 def test_packed_equals_padded(learner, batcher, random_phi, episode, max_row_tokens):
     phi, tasks = random_phi(learner, len(episode)), rendered(batcher(learner.base), episode)
-    packed_rows = build_rows(tasks, layout="packed", max_row_tokens=max_row_tokens)
+    packed_rows = build_rows(tasks, layout="packed", planner=Planner(max_row_tokens=max_row_tokens))
     packed = gradients(learner.losses, phi, packed_rows)
     padded = gradients(learner.losses, phi, build_rows(tasks, layout="padded"))
     assert packed_rows.one_row_a_task == (max_row_tokens == 1024)

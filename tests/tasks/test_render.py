@@ -7,7 +7,8 @@ from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
 from headstart.model.base import BaseError, BaseSpec, load_tokenizer
-from headstart.tasks.render import Renderer, common_prefix, user_turn
+from headstart.tasks.render import Renderer, user_turn
+from headstart.tasks.rows import common_prefix
 from headstart.tasks.sources import open_suite
 from headstart.tasks.task import Example, SuiteError
 

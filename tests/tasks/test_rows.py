@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from headstart.tasks.render import Rendered, common_prefix
-from headstart.tasks.rows import build_rows
+from headstart.model.attention import visible
+from headstart.tasks.planner import Planner
+from headstart.tasks.rows import Rendered, build_rows, common_prefix, laid_out_tokens
 
 # two tasks; in the first both examples share three tokens, in the second there is one example
 FIRST = [Rendered((1, 2, 3, 10, 11, 20, 9), 5), Rendered((1, 2, 3, 12, 21, 22, 9), 4)]
@@ -16,15 +17,23 @@ def rows(**options):
 
 
 def test_packed_row_is_the_prefix_and_then_the_examples():
-    packed = rows()
-    assert packed.input_ids.tolist() == [[1, 2, 3, 10, 11, 20, 9, 12, 21, 22, 9], [1, 5, 30, 9, *[0] * 7]]
+    packed = build_rows([[[one] for one in FIRST]])
+    assert packed.input_ids.tolist() == [[1, 2, 3, 10, 11, 20, 9, 12, 21, 22, 9]]
     assert packed.position_ids[0].tolist() == [0, 1, 2, 3, 4, 5, 6, 3, 4, 5, 6]
-    assert packed.tokens == 22
     assert packed.one_row_a_task
 
 
+def test_short_rows_are_filled_and_a_planner_weighs_that():
+    """Two rows of eleven tokens are more than three of seven."""
+    packed = rows()
+    assert packed.input_ids.tolist() == [[1, 2, 3, 10, 11, 20, 9], [1, 2, 3, 12, 21, 22, 9], [1, 5, 30, 9, 0, 0, 0]]
+    assert packed.tokens == 21 == laid_out_tokens([[[one] for one in FIRST], [[one] for one in SECOND]])
+    assert packed.row_task.tolist() == [0, 0, 1]
+    assert not packed.one_row_a_task
+
+
 def test_an_example_sees_the_prefix_and_itself_only():
-    mask = rows().attention_mask[0, 0]
+    mask = visible(build_rows([[[one] for one in FIRST]]))[0, 0]
     assert mask[10].nonzero().flatten().tolist() == [0, 1, 2, 7, 8, 9, 10]
     assert mask[6].nonzero().flatten().tolist() == [0, 1, 2, 3, 4, 5, 6]
     assert mask[1].nonzero().flatten().tolist() == [0, 1]
@@ -41,7 +50,7 @@ def test_labels_are_the_answers_and_every_task_weighs_one(layout):
 
 
 def test_long_rows_are_split_and_the_prefix_repeated():
-    split = rows(max_row_tokens=8)
+    split = rows(planner=Planner(max_row_tokens=8))
     assert split.row_task.tolist() == [0, 0, 1]
     assert split.input_ids[:2, :3].tolist() == [[1, 2, 3]] * 2
     assert not split.one_row_a_task
@@ -58,7 +67,7 @@ def test_candidates_share_their_prompt_and_do_not_weigh():
     assert made.weight[true].sum() == 1
     assert not made.weight[~true].any()
     # the third candidate's last token sees prefix, its prompt and itself
-    assert made.attention_mask[0, 0, 12].nonzero().flatten().tolist() == [0, 1, 2, 9, 10, 11, 12]
+    assert visible(made)[0, 0, 12].nonzero().flatten().tolist() == [0, 1, 2, 9, 10, 11, 12]
 
 
 def test_prefix_leaves_one_token_before_any_answer():

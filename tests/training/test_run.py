@@ -1,5 +1,6 @@
 """Whole runs on a tiny base: every shipped recipe, determinism, pieces and ranks, the control."""
 
+import io
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -7,11 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from rich.console import Console
 
 import headstart.training.run as run_module
 from headstart.adapter.meta_adapter import MetaAdapter
 from headstart.model.base import load_base
 from headstart.model.learner import Learner, LoraSpec
+from headstart.model.targets import TargetError
 from headstart.recipe import load_recipe, parse_recipe
 from headstart.tasks.episodes import training_episode
 from headstart.training.loop import Trainer, add
@@ -180,3 +183,43 @@ def test_suite_without_validation_is_refused(tiny_recipe, quiet, toy_suite, monk
     monkeypatch.setattr("headstart.tasks.prepare.open_suite", lambda source: bare)
     with pytest.raises(ValueError, match="no split 'meta_validation'"):
         meta_train(tiny_recipe(FOMAML), quiet)
+
+
+def test_sites_that_do_not_adapt_inside_learn_no_rate(tiny_recipe, quiet):
+    """ANIL by pattern: only the last layer adapts, in training and wherever the adapter goes."""
+    inner = {**FOMAML["inner"], "target_modules": r".*layers\.1\..*"}
+    adapter = meta_train(tiny_recipe({**FOMAML, "inner": inner}), quiet)
+    assert adapter.rates
+    assert all("layers.1." in name for name in adapter.rates)
+    loaded = MetaAdapter.from_pretrained(tiny_recipe(FOMAML).run.output_dir / "adapter")
+    assert loaded.adaptation.target_modules == inner["target_modules"]
+    assert loaded.rates.keys() == adapter.rates.keys()
+    assert any(tensor.any() for name, tensor in adapter.theta.items() if "layers.0." in name and name.endswith("lora_B"))
+
+
+def test_a_pattern_without_sites_is_refused(tiny_recipe, quiet):
+    inner = {**FOMAML["inner"], "target_modules": ["layers.9.mlp.up_proj"]}
+    with pytest.raises(TargetError, match=r"phases\.0\.inner\.target_modules: .* matches none of the adapter's sites"):
+        meta_train(tiny_recipe({**FOMAML, "inner": inner}), quiet)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "gemma3_text", "lfm2"])
+def test_other_architectures_run_whole(architecture_folder, tiny_recipe, name):
+    """And where rows cannot be shared, one line says so."""
+    base = {"id": f"test/{name}", "source": str(architecture_folder(name)), "quantization": "none", "dtype": "float32"}
+    targets = {"target_modules": ["out_proj", "w1"]} if name == "lfm2" else {}
+    console = Console(file=io.StringIO(), width=200)
+    recipe = tiny_recipe({**FOMAML, "steps": 1}, base=base, adapter=targets, suite={"layout": "auto"})
+    adapter = meta_train(recipe, console)
+    assert all(torch.isfinite(tensor).all() for tensor in adapter.theta.values())
+    padded = "rows are padded, since examples that share a row are not independent in this architecture" in console.file.getvalue()
+    assert padded == (name == "lfm2")
+
+
+def test_recomputing_layers_changes_no_run(tiny_recipe, quiet):
+    first, second = (
+        meta_train(tiny_recipe(FOMAML, folder=folder, run={"gradient_checkpointing": again}), quiet)
+        for folder, again in (("a", False), ("b", True))
+    )
+    for name in first.theta:
+        torch.testing.assert_close(second.theta[name], first.theta[name], rtol=1e-4, atol=1e-6)

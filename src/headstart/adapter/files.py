@@ -26,7 +26,9 @@ def write_peft(folder: Path, theta: Mapping[str, Tensor], lora: LoraSpec, base_i
     config = LoraConfig(
         r=lora.r,
         lora_alpha=lora.lora_alpha,
-        target_modules=[lora.target_modules] if isinstance(lora.target_modules, str) else list(lora.target_modules),
+        target_modules=lora.target_modules if isinstance(lora.target_modules, str) else list(lora.target_modules),
+        layers_to_transform=None if lora.layers_to_transform is None else list(lora.layers_to_transform),
+        fan_in_fan_out=lora.fan_in_fan_out,
         lora_dropout=0.0,
         bias="none",
         task_type="CAUSAL_LM",
@@ -52,8 +54,15 @@ def read_peft(folder: Path) -> tuple[dict[str, Tensor], LoraSpec]:
         raise AdapterError(f"{folder}/adapter_config.json: not a plain LoRA ({', '.join(unsupported) or config.get('peft_type')})")
     tensors = read_tensors(folder / "adapter_model.safetensors")
     theta = {name.removeprefix(PEFT_PREFIX).removesuffix(".weight"): tensor.float() for name, tensor in tensors.items()}
-    targets = config["target_modules"]
-    return theta, LoraSpec(config["r"], config["lora_alpha"], targets if isinstance(targets, str) else tuple(sorted(targets)))
+    targets, layers = config["target_modules"], config.get("layers_to_transform")
+    lora = LoraSpec(
+        config["r"],
+        config["lora_alpha"],
+        targets if isinstance(targets, str) else tuple(sorted(targets)),
+        None if layers is None else tuple([layers] if isinstance(layers, int) else layers),
+        bool(config.get("fan_in_fan_out")),
+    )
+    return theta, lora
 
 
 def read_json(path: Path) -> dict[str, Any]:

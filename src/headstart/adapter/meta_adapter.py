@@ -1,6 +1,6 @@
 """The frozen artefact of meta-training: an initialisation, the rates it was learned with, and where both came from."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -16,6 +16,7 @@ from headstart.algorithms.rules import Adam, Rule, Sgd
 from headstart.files import whole_folder, write_json
 from headstart.model.base import Base, BaseSpec, load_base
 from headstart.model.learner import Learner, LoraSpec
+from headstart.model.targets import matching
 from headstart.tasks.task import Example, Task
 
 if TYPE_CHECKING:
@@ -31,20 +32,30 @@ class Adaptation:
         steps: inner steps in training.
         learning_rate: the rate of every tensor for which none was learned.
         max_norm: sgd: the largest norm of a task's gradient.
+        target_modules: the sites that adapt, in PEFT's meanings; all where None.
     """
 
     rule: str = "adam"
     steps: int = 3
     learning_rate: float = 1e-3
     max_norm: float | None = 1.0
+    target_modules: str | tuple[str, ...] | None = None
 
     def build(self) -> Rule:
         """The rule itself."""
         return Adam() if self.rule == "adam" else Sgd(self.max_norm)
 
     def constant_rates(self, theta: Mapping[str, Tensor], learning_rate: float | None = None) -> dict[str, Tensor]:
-        """One rate for every tensor, in the form of learned ones: tensor name -> `(1,)`."""
-        return {name: torch.full((1,), learning_rate or self.learning_rate, device=tensor.device) for name, tensor in theta.items()}
+        """One rate for every tensor that adapts, in the form of learned ones: tensor name -> `(1,)`."""
+        rate = learning_rate or self.learning_rate
+        return {name: torch.full((1,), rate, device=theta[name].device) for name in self.adapting(theta)}
+
+    def adapting(self, theta: Iterable[str]) -> list[str]:
+        """The names of the tensors that adapt."""
+        if self.target_modules is None:
+            return list(theta)
+        sites = set(matching({name.rpartition(".")[0] for name in theta}, self.target_modules))
+        return [name for name in theta if name.rpartition(".")[0] in sites]
 
 
 @dataclass(frozen=True)
@@ -53,7 +64,7 @@ class MetaAdapter:
 
     Args:
         theta: `SITE.lora_A` `(r, d_in)` and `SITE.lora_B` `(d_out, r)`, float32.
-        rates: learned rates, tensor name -> `(K,)`; empty where none were learned.
+        rates: learned rates of the tensors that adapt, tensor name -> `(K,)`; empty where none were learned.
         lora: rank, alpha and PEFT targets.
         adaptation: the rule it was learned for.
         base: the base it belongs to.
@@ -91,14 +102,16 @@ class MetaAdapter:
             )
         theta, lora = read_peft(folder)
         rates = read_tensors(folder / "rates.safetensors") if (folder / "rates.safetensors").exists() else {}
-        if rates and rates.keys() != theta.keys():
-            stray = sorted(rates.keys() ^ theta.keys())[0]
-            raise AdapterError(f"{folder}/rates.safetensors: does not fit the adapter, {stray!r} is in one of the two only")
         try:
             base = BaseSpec(**{key: value for key, value in about["base"].items() if key != "fingerprint"})
-            return cls(theta, rates, lora, Adaptation(**about["adaptation"]), base, about["base"]["fingerprint"], about.get("record", {}))
+            adaptation = _adaptation(about["adaptation"])
+            fingerprint = about["base"]["fingerprint"]
         except (KeyError, TypeError) as error:
             raise AdapterError(f"{folder}/headstart.json: incomplete ({error})") from error
+        if rates and rates.keys() != set(adaptation.adapting(theta)):
+            stray = sorted(rates.keys() ^ set(adaptation.adapting(theta)))[0]
+            raise AdapterError(f"{folder}/rates.safetensors: does not fit the adapter, {stray!r} is in one of the two only")
+        return cls(theta, rates, lora, adaptation, base, fingerprint, about.get("record", {}))
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the folder whole or not at all: PEFT's files, `headstart.json`, `rates.safetensors` and a model card."""
@@ -194,4 +207,10 @@ class MetaAdapter:
     def schedule(self, learner: Learner) -> dict[str, Tensor]:
         """The shipped rates on the learner's device: learned ones, else the constant one."""
         rates = self.rates or self.adaptation.constant_rates(self.theta)
-        return {name: rates[name].to(learner.base.device) for name in self.theta}
+        return {name: rate.to(learner.base.device) for name, rate in rates.items()}
+
+
+def _adaptation(content: Mapping[str, Any]) -> Adaptation:
+    """From JSON, which has lists for tuples."""
+    targets = content.get("target_modules")
+    return Adaptation(**{**content, "target_modules": tuple(targets) if isinstance(targets, list) else targets})

@@ -38,7 +38,7 @@ class InnerLoop:
     Args:
         rule: the update rule.
         steps: K, the number of steps.
-        rates: tensor name -> `(K,)`, the rate of each step.
+        rates: tensor name -> `(K,)`, the rate of each step; a tensor without one does not adapt.
     """
 
     rule: Rule

@@ -3,10 +3,9 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
-from headstart.adapter.meta_adapter import MetaAdapter
+from headstart.adapter.meta_adapter import Adaptation, MetaAdapter
 from headstart.algorithms.rules import Adam, Rule
 from headstart.errors import HeadstartError
 from headstart.model.learner import Learner
@@ -76,5 +75,7 @@ def build_arms(
 def _arm(name: str, theta: Mapping[str, Tensor], meta: MetaAdapter, learner: Learner, section: EvaluationSection) -> Arm:
     if name == "meta":
         return Arm(name, theta, meta.adaptation.build(), meta.schedule(learner), section.rate_factors)
-    ones = {key: torch.ones(1, device=tensor.device) for key, tensor in theta.items()}
+    # an initialisation that was learned for some sites to adapt is judged on those
+    adaptation = meta.adaptation if name == "meta_adamw" else Adaptation()
+    ones = adaptation.constant_rates(theta, 1.0)
     return Arm(name, theta, Adam(), ones, section.learning_rates)

@@ -130,7 +130,7 @@ class Plan:
         """Tune and run every arm; returns the records, and each arm's candidates with their validation losses."""
         base = load_base(self.meta.base)
         self.meta.require_base(base)
-        batcher = Batcher(self.renderer, base.device, self.recipe.suite.layout, self.recipe.suite.task_micro_batch)
+        batcher = Batcher.of(base, self.renderer, self.recipe.suite.layout, self.recipe.suite.task_micro_batch)
         say(console, self.headline())
         tuned: dict[str, dict[float, float]] = {}
         records: list[Record] = []

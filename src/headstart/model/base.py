@@ -16,7 +16,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
 from headstart.errors import HeadstartError
 from headstart.files import cache_folder
-from headstart.model.four_bit import forbid_repacking, nf4_config
+from headstart.model.four_bit import nf4_config, use_own_products
+from headstart.model.probe import computes
 
 Quantization = Literal["none", "nf4"]
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -55,12 +56,14 @@ class Base:
         fingerprint: identifies the weights before quantisation; two bases of one id and shape may differ in it.
         model: a transformers causal language model.
         tokenizer: its tokenizer.
+        packs: whether examples can share a row, by a probe at load.
     """
 
     spec: BaseSpec
     fingerprint: str
     model: Any
     tokenizer: Any
+    packs: bool
 
     @property
     def device(self) -> torch.device:
@@ -73,7 +76,7 @@ def load_base(spec: BaseSpec, device: torch.device | str | None = None) -> Base:
     """Load a base for adapting, onto the GPU if there is one and no device is named.
 
     Raises:
-        BaseError: the weights are not there, are not safetensors, or the base cannot be quantised as asked.
+        BaseError: the weights are not there, are not safetensors, or a batch of the base is not its rows alone.
     """
     folder = base_folder(spec)
     dtype = DTYPES[spec.dtype]
@@ -82,14 +85,17 @@ def load_base(spec: BaseSpec, device: torch.device | str | None = None) -> Base:
     model = AutoModelForCausalLM.from_pretrained(
         folder,
         dtype=dtype,
-        attn_implementation="sdpa",
         use_safetensors=True,
         device_map={"": str(device)},
         quantization_config=nf4_config(dtype) if spec.quantization == "nf4" else None,
     )
-    forbid_repacking(model)
+    use_own_products(model)
     model.eval().requires_grad_(False)
-    return Base(spec, fingerprint(folder), model, tokenizer)
+    if not computes(model, "padded"):
+        raise BaseError(
+            f"base.id: {spec.id} ({type(model).__name__}) gives other logits in a batch than alone; it cannot be adapted by headstart"
+        )
+    return Base(spec, fingerprint(folder), model, tokenizer, computes(model, "packed"))
 
 
 def load_tokenizer(spec: BaseSpec) -> Any:

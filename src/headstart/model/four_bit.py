@@ -5,6 +5,7 @@ place for a kernel that has no backward, and LoRA gradients are silently wrong f
 a whole dequantised weight wherever a second derivative is asked for. Ours dequantises again in each direction and saves none.
 """
 
+from types import MethodType
 from typing import Any, cast
 
 import bitsandbytes as bnb
@@ -12,6 +13,11 @@ import torch
 from bitsandbytes.functional import dequantize_4bit
 from torch import Tensor, nn
 from transformers import BitsAndBytesConfig
+from transformers.integrations.bitsandbytes import replace_with_bnb_linear
+from transformers.quantizers.base import get_keys_to_not_convert
+
+BLOCK, NESTED_BLOCK = 64, 256
+"""Weights that share a scale, and scales that share one, in NF4 with double quantisation."""
 
 
 def nf4_config(dtype: torch.dtype) -> Any:
@@ -27,11 +33,26 @@ def is_four_bit(module: nn.Module) -> bool:
     return isinstance(module, bnb.nn.Linear4bit)
 
 
-def forbid_repacking(model: nn.Module) -> None:
-    """Keep every 4-bit layer's weights as they are, also under code that does call bitsandbytes' forward, such as stock PEFT."""
+def replace_linears(model: Any, dtype: torch.dtype) -> None:
+    """Replace the layers of a model without memory that loading it in 4 bit would replace, in place."""
+    replace_with_bnb_linear(model, get_keys_to_not_convert(model), nf4_config(dtype))
+
+
+def four_bit_bytes(weights: int) -> int:
+    """What a layer of so many weights takes: two a byte, a byte a block of 64, a float a block of 256 of those, and the tables."""
+    blocks = -(-weights // BLOCK)
+    return -(-weights // 2) + blocks + 4 * -(-blocks // NESTED_BLOCK) + 4 * (1 + 16 + 256)
+
+
+def use_own_products(model: nn.Module) -> None:
+    """Make every 4-bit layer compute by `linear_4bit`, those without a LoRA site and those under stock PEFT too.
+
+    The flag says the same to bitsandbytes' own forward, in case it is put back: leave the weights as they are.
+    """
     for module in model.modules():
         if isinstance(module, bnb.nn.Linear4bit):
             module.support_avx512bf16_for_cpu = False
+            module.forward = MethodType(linear_4bit, module)
 
 
 class _FrozenProduct(torch.autograd.Function):

@@ -6,20 +6,34 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from transformers.pytorch_utils import Conv1D
 
+from headstart.model.attention import model_inputs
 from headstart.model.base import Base
 from headstart.model.flops import pass_cost
-from headstart.model.sites import Phi, handing, install_sites, peft_targets, remove_sites, target_names
+from headstart.model.remat import keep_activations, rematerialise
+from headstart.model.sites import Phi, handing, install_sites, remove_sites
+from headstart.model.targets import peft_targets, target_names
 from headstart.tasks.rows import Rows
 
 
 @dataclass(frozen=True)
 class LoraSpec:
-    """The adapter's shape, in PEFT's names and meanings."""
+    """The adapter's shape, in PEFT's names and meanings.
+
+    Args:
+        r: the rank.
+        lora_alpha: the update is multiplied by `lora_alpha / r`.
+        target_modules: `all-linear`, a regular expression over whole names, or suffixes.
+        layers_to_transform: the numbers of the decoder layers to adapt; all where None.
+        fan_in_fan_out: whether the targets keep their weights transposed, as GPT-2's `Conv1D` does.
+    """
 
     r: int = 8
     lora_alpha: int = 16
     target_modules: str | tuple[str, ...] = "all-linear"
+    layers_to_transform: tuple[int, ...] | None = None
+    fan_in_fan_out: bool = False
 
     @property
     def scale(self) -> float:
@@ -48,19 +62,24 @@ class Learner:
     Args:
         base: a loaded base; its target layers are replaced by sites until `close`.
         spec: rank, scale and targets.
+        gradient_checkpointing: compute every decoder layer again on the way back instead of keeping its activations.
 
     `flops` counts the operations of every pass so far.
 
     Raises:
         TargetError: the targets do not fit the base.
+        RematerialisationError: `gradient_checkpointing` on a base without decoder layers to compute again.
     """
 
-    def __init__(self, base: Base, spec: LoraSpec) -> None:
+    def __init__(self, base: Base, spec: LoraSpec, gradient_checkpointing: bool = False) -> None:
         self.base = base
-        names = target_names(base.model, spec.target_modules)
-        self.spec = replace(spec, target_modules=peft_targets(base.model, names))
+        names = target_names(base.model, spec.target_modules, spec.layers_to_transform)
+        targets, layers = peft_targets(base.model, names, spec.layers_to_transform)
+        transposed = all(isinstance(base.model.get_submodule(name), Conv1D) for name in names)
+        self.spec = replace(spec, target_modules=targets, layers_to_transform=layers, fan_in_fan_out=transposed)
+        self.cost = pass_cost(base.model, names, spec.r, gradient_checkpointing)
         self.sites = install_sites(base.model, names, spec.scale)
-        self.cost = pass_cost(base.model, [site.base for site in self.sites.values()], spec.r)
+        self._again = rematerialise(base.model, self.sites) if gradient_checkpointing else []
         self.flops = 0
 
     def __enter__(self) -> "Learner":
@@ -71,14 +90,15 @@ class Learner:
 
     def close(self) -> None:
         """Give the base its plain layers back; harmless if it has them."""
+        keep_activations(self._again)
         remove_sites(self.base.model, self.sites)
 
     def shapes(self) -> dict[str, tuple[int, int]]:
         """The shape of every adapter tensor, without task axis: A `(r, d_in)`, B `(d_out, r)`."""
         shapes = {}
         for name, site in self.sites.items():
-            shapes[f"{name}.lora_A"] = (self.spec.r, site.base.in_features)
-            shapes[f"{name}.lora_B"] = (site.base.out_features, self.spec.r)
+            shapes[f"{name}.lora_A"] = (self.spec.r, site.d_in)
+            shapes[f"{name}.lora_B"] = (site.d_out, self.spec.r)
         return shapes
 
     def fresh_adapter(self, seed: int = 0) -> dict[str, Tensor]:
@@ -118,13 +138,7 @@ class Learner:
         """Logits `(P, V)` at the positions that predict a label; the model's own head computes no others."""
         self.flops += self.cost.flops(rows, backward=torch.is_grad_enabled())
         with handing(self.sites, _by_row(phi, rows)):
-            output = self.base.model(
-                input_ids=rows.input_ids,
-                attention_mask=rows.attention_mask,
-                position_ids=rows.position_ids,
-                logits_to_keep=rows.predicts,
-                use_cache=False,
-            )
+            output = self.base.model(**model_inputs(self.base.model, rows), logits_to_keep=rows.predicts, use_cache=False)
         logits: Tensor = output.logits
         return logits
 

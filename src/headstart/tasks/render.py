@@ -4,25 +4,12 @@ Nothing is ever tokenised in parts and joined, so no token can differ from what 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
+from headstart.tasks.rows import Rendered
 from headstart.tasks.task import Example, SuiteError
 
 USER_TURN = "{instruction}\n{input}"
-
-
-@dataclass(frozen=True)
-class Rendered:
-    """The token ids of one conversation, up to and with the token that ends the answer.
-
-    Args:
-        ids: the ids of the whole conversation.
-        answer: index of the first trained token; `ids[answer:]` are the answer and its end token.
-    """
-
-    ids: tuple[int, ...]
-    answer: int
 
 
 def user_turn(instruction: str, text: str) -> str:
@@ -116,16 +103,3 @@ class Renderer:
         if end is None:
             raise SuiteError("the chat template puts no end token behind the assistant's turn, so a model could never learn to stop")
         return Rendered(ids=tuple(ids[: end + 1]), answer=answer)
-
-
-def common_prefix(rendered: Sequence[Rendered]) -> int:
-    """Number of leading tokens that all conversations share, at least one token short of any answer.
-
-    The token before an answer predicts it, so it stays with its own example in every layout.
-    """
-    first = rendered[0].ids
-    shared = min(one.answer for one in rendered) - 1
-    for one in rendered[1:]:
-        while first[:shared] != one.ids[:shared]:
-            shared = next(index for index in range(shared) if first[index] != one.ids[index])
-    return max(shared, 0)

@@ -8,6 +8,7 @@ Shape suffixes: T tasks, R rows, L tokens of a row, N sequences (one per example
     [shared prefix | prompt 1 | answer 1a | answer 1b | prompt 2 | ...]
 
 where a token sees its own branch only and positions restart after the shared part, so that the instruction is computed once.
+A planner may spread a task over several such rows, each with the prefix of its own.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,17 +18,31 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from headstart.tasks.render import Rendered, common_prefix
+from headstart.tasks.planner import Plan, Planner, Sizes
 
 Layout = Literal["packed", "padded"]
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """The token ids of one conversation, up to and with the token that ends the answer.
+
+    Args:
+        ids: the ids of the whole conversation.
+        answer: index of the first trained token; `ids[answer:]` are the answer and its end token.
+    """
+
+    ids: tuple[int, ...]
+    answer: int
+
+
 Candidates = Sequence[Rendered]
 """The rendered conversations of one example: its own answer first, then other answers to rank it against."""
 
-MAX_ROW_TOKENS = 1024
-"""A packed row is closed before it grows longer: attention over a dense mask costs the square of a row's length."""
-
-_SHARED = -1
-_PADDING = -2
+SHARED = -1
+"""The branch and leaf of tokens that every later token of their row, or of their branch, may see."""
+PADDING = -2
+"""The branch and leaf of the tokens that fill short rows."""
 
 
 @dataclass(frozen=True)
@@ -36,8 +51,9 @@ class Rows:
 
     Args:
         input_ids: `(R, L)`.
-        position_ids: `(R, L)`.
-        attention_mask: packed `(R, 1, L, L)` and true where a query may look at a key; padded `(R, L)` and true on tokens.
+        position_ids: `(R, L)`, the place of a token in its own conversation.
+        branch: `(R, L)` the example of each token, `SHARED` in the prefix; a token sees its own branch and what is shared.
+        leaf: `(R, L)` the candidate answer of each token within its branch, `SHARED` before the answers.
         row_task: `(R,)` the task of each row, in ascending order.
         predicts: `(R, L)` true where the next token is a label.
         targets: `(P,)` the label tokens, in the row-major order of `predicts`.
@@ -47,11 +63,13 @@ class Rows:
         sequence_task: `(N,)` the task of each sequence.
         sequence_example: `(N,)` the example of each sequence, numbered over the whole batch.
         tasks: T.
+        layout: `packed` or `padded`.
     """
 
     input_ids: Tensor
     position_ids: Tensor
-    attention_mask: Tensor
+    branch: Tensor
+    leaf: Tensor
     row_task: Tensor
     predicts: Tensor
     targets: Tensor
@@ -61,6 +79,7 @@ class Rows:
     sequence_task: Tensor
     sequence_example: Tensor
     tasks: int
+    layout: Layout
 
     @property
     def tokens(self) -> int:
@@ -85,8 +104,8 @@ class _Segment:
 
     ids: tuple[int, ...]
     start: int
-    branch: int = _SHARED
-    leaf: int = _SHARED
+    branch: int = SHARED
+    leaf: int = SHARED
     labels: int = 0
     sequence: int = -1
 
@@ -100,8 +119,21 @@ class _Row:
         return sum(len(segment.ids) for segment in self.segments)
 
 
+def common_prefix(rendered: Sequence[Rendered]) -> int:
+    """Number of leading tokens that all conversations share, at least one token short of any answer.
+
+    The token before an answer predicts it, so it stays with its own example in every layout.
+    """
+    first = rendered[0].ids
+    shared = min(one.answer for one in rendered) - 1
+    for one in rendered[1:]:
+        while first[:shared] != one.ids[:shared]:
+            shared = next(index for index in range(shared) if first[index] != one.ids[index])
+    return max(shared, 0)
+
+
 def build_rows(
-    tasks: Sequence[Sequence[Candidates]], *, layout: Layout = "packed", pad_id: int = 0, max_row_tokens: int = MAX_ROW_TOKENS
+    tasks: Sequence[Sequence[Candidates]], *, layout: Layout = "packed", pad_id: int = 0, planner: Planner | None = None
 ) -> Rows:
     """Lay a batch of tasks out as rows.
 
@@ -109,17 +141,34 @@ def build_rows(
         tasks: for each task its examples, for each example its candidate conversations, the true one first.
         layout: `packed` or `padded`.
         pad_id: the id to fill short rows with; it is never trained on nor looked at.
-        max_row_tokens: packed rows are split where they would exceed it; the prefix is repeated.
+        planner: decides which examples of a task share a packed row; the default one where None.
 
     Raises:
         ValueError: a task without examples.
     """
+    return _tensors(_lay_out(tasks, layout, planner or Planner()), tasks, pad_id, layout)
+
+
+def laid_out_tokens(tasks: Sequence[Sequence[Candidates]], *, layout: Layout = "packed", planner: Planner | None = None) -> int:
+    """How many tokens the rows of a batch have, filling included, without building them; as `build_rows(...).tokens`."""
+    rows = _lay_out(tasks, layout, planner or Planner())
+    return len(rows) * max(len(row) for row in rows)
+
+
+def _lay_out(tasks: Sequence[Sequence[Candidates]], layout: Layout, planner: Planner) -> list["_Row"]:
     if not tasks or not all(tasks):
         raise ValueError("every task of a batch needs at least one example")
     numbered = _number(tasks)
-    lay = _packed_rows if layout == "packed" else _padded_rows
-    rows = [row for task, examples in enumerate(numbered) for row in lay(task, examples, max_row_tokens)]
-    return _tensors(rows, tasks, pad_id, layout)
+    if layout == "padded":
+        return [row for task, examples in enumerate(numbered) for row in _padded_rows(task, examples)]
+    plans = planner.plan([row_sizes(examples) for examples in tasks])
+    return [row for task, (examples, plan) in enumerate(zip(numbered, plans, strict=True)) for row in _packed_rows(task, examples, plan)]
+
+
+def row_sizes(examples: Sequence[Candidates]) -> Sizes:
+    """How many tokens a task's shared prefix takes, and each of its examples after it."""
+    shared = common_prefix([one for candidates in examples for one in candidates])
+    return Sizes(shared, tuple(sum(len(segment.ids) for segment in _branch(candidates, shared, 0, 0)) for candidates in examples))
 
 
 _Numbered = list[tuple[int, Candidates]]
@@ -136,27 +185,20 @@ def _number(tasks: Sequence[Sequence[Candidates]]) -> list[_Numbered]:
     return numbered
 
 
-def _padded_rows(task: int, examples: _Numbered, _: int) -> Iterator[_Row]:
+def _padded_rows(task: int, examples: _Numbered) -> Iterator[_Row]:
     for first, candidates in examples:
         for offset, one in enumerate(candidates):
             labels = len(one.ids) - one.answer
             yield _Row(task, (_Segment(one.ids, 0, branch=0, leaf=0, labels=labels, sequence=first + offset),))
 
 
-def _packed_rows(task: int, examples: _Numbered, max_row_tokens: int) -> Iterator[_Row]:
+def _packed_rows(task: int, examples: _Numbered, plan: Plan) -> Iterator[_Row]:
     everything = [one for _, candidates in examples for one in candidates]
     shared = common_prefix(everything)
     prefix = _Segment(everything[0].ids[:shared], 0)
-    segments, length = [prefix], shared
-    for branch, (first, candidates) in enumerate(examples):
-        added = list(_branch(candidates, shared, branch, first))
-        size = sum(len(segment.ids) for segment in added)
-        if len(segments) > 1 and length + size > max_row_tokens:
-            yield _Row(task, tuple(segments))
-            segments, length = [prefix], shared
-        segments += added
-        length += size
-    yield _Row(task, tuple(segments))
+    for members in plan:
+        branches = (_branch(examples[index][1], shared, index, examples[index][0]) for index in members)
+        yield _Row(task, (prefix, *(segment for branch in branches for segment in branch)))
 
 
 def _branch(candidates: Candidates, shared: int, branch: int, first: int) -> Iterator[_Segment]:
@@ -171,7 +213,7 @@ def _branch(candidates: Candidates, shared: int, branch: int, first: int) -> Ite
 def _tensors(rows: Sequence[_Row], tasks: Sequence[Sequence[Candidates]], pad_id: int, layout: Layout) -> Rows:
     shape = (len(rows), max(len(row) for row in rows))
     input_ids, positions = torch.full(shape, pad_id), torch.zeros(shape, dtype=torch.long)
-    branch, leaf, sequence = (torch.full(shape, fill) for fill in (_PADDING, _PADDING, -1))
+    branch, leaf, sequence = (torch.full(shape, fill) for fill in (PADDING, PADDING, -1))
     for index, row in enumerate(rows):
         at = 0
         for segment in row.segments:
@@ -181,23 +223,6 @@ def _tensors(rows: Sequence[_Row], tasks: Sequence[Sequence[Candidates]], pad_id
             branch[index, at:end], leaf[index, at:end] = segment.branch, segment.leaf
             sequence[index, end - segment.labels : end] = segment.sequence
             at = end
-    return _label(input_ids, positions, _mask(branch, leaf, layout), torch.tensor([row.task for row in rows]), sequence, tasks)
-
-
-def _mask(branch: Tensor, leaf: Tensor, layout: Layout) -> Tensor:
-    """A token sees the tokens before it that are shared with its branch and leaf."""
-    if layout == "padded":
-        return branch != _PADDING
-
-    def sees(part: Tensor) -> Tensor:
-        return (part[:, None, :] == _SHARED) | (part[:, None, :] == part[:, :, None])
-
-    length = branch.shape[1]
-    causal = torch.ones(length, length, dtype=torch.bool).tril()
-    return (causal & sees(branch) & sees(leaf))[:, None]
-
-
-def _label(ids: Tensor, positions: Tensor, mask: Tensor, row_task: Tensor, sequence: Tensor, tasks: Sequence[Sequence[Candidates]]) -> Rows:
     is_label = sequence >= 0
     predicts = torch.zeros_like(is_label)
     predicts[:, :-1] = is_label[:, 1:]
@@ -207,18 +232,20 @@ def _label(ids: Tensor, positions: Tensor, mask: Tensor, row_task: Tensor, seque
     sequence_example = torch.repeat_interleave(torch.tensor(widths))
     sequence_task = torch.tensor(example_task)[sequence_example]
     return Rows(
-        input_ids=ids,
+        input_ids=input_ids,
         position_ids=positions,
-        attention_mask=mask,
-        row_task=row_task,
+        branch=branch,
+        leaf=leaf,
+        row_task=torch.tensor([row.task for row in rows]),
         predicts=predicts,
-        targets=ids[is_label],
+        targets=input_ids[is_label],
         sequence=sequence,
         weight=_weights(sequence, sequence_task, sequence_example),
         task=sequence_task[sequence],
         sequence_task=sequence_task,
         sequence_example=sequence_example,
         tasks=len(tasks),
+        layout=layout,
     )
 
 

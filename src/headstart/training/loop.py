@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
+from headstart.adapter.meta_adapter import Adaptation
 from headstart.algorithms import ALGORITHMS
-from headstart.algorithms.rules import RULES, Rule, Sgd
 from headstart.algorithms.types import InnerLoop, MetaGradient
 from headstart.batches import Batcher
 from headstart.model.learner import Learner
@@ -83,7 +83,7 @@ class Trainer:
 
     def meta_gradient(self, phase: Phase, outer: OuterOptimizer, rates: Mapping[str, Tensor], step: int) -> MetaGradient:
         """This rank's mean over its tasks, computed a piece at a time: tasks are independent, so any pieces give the same."""
-        loop = InnerLoop(build_rule(phase.loop), phase.loop.steps, outer.rates or rates)
+        loop = InnerLoop(adaptation(phase.loop).build(), phase.loop.steps, outer.rates or rates)
         episode = self.episode(phase, step)
         total: MetaGradient | None = None
         for piece in self.batcher.pieces(episode):
@@ -107,17 +107,16 @@ class Trainer:
         )
 
 
-def build_rule(loop: InnerSection) -> Rule:
-    """The rule that a recipe names."""
-    return Sgd(loop.max_norm) if loop.rule == "sgd" else RULES[loop.rule]()
-
-
 def starting_rates(loop: InnerSection, state: State) -> dict[str, Tensor]:
-    """The rates that a phase starts from: those learned so far if they fit its steps, else the recipe's constant one."""
-    fitting = state.rates and all(len(rate) == loop.steps for rate in state.rates.values())
-    return (
-        dict(state.rates) if fitting else {name: tensor.new_full((loop.steps,), loop.learning_rate) for name, tensor in state.theta.items()}
-    )
+    """The rates that a phase starts from: those learned so far if they fit its steps and sites, else the recipe's constant one."""
+    constant = adaptation(loop).constant_rates(state.theta)
+    fitting = state.rates.keys() == constant.keys() and all(len(rate) == loop.steps for rate in state.rates.values())
+    return dict(state.rates) if fitting else {name: rate.repeat(loop.steps) for name, rate in constant.items()}
+
+
+def adaptation(loop: InnerSection) -> Adaptation:
+    """How a recipe's inner loop adapts, as the artefact records it."""
+    return Adaptation(loop.rule, loop.steps, loop.learning_rate, loop.max_norm, loop.target_modules)
 
 
 def add(total: MetaGradient | None, gradient: MetaGradient, share: float) -> MetaGradient:

@@ -11,12 +11,13 @@ from typing import Any
 import yaml
 from rich.console import Console
 
-from headstart.adapter.meta_adapter import Adaptation, MetaAdapter
+from headstart.adapter.meta_adapter import MetaAdapter
 from headstart.batches import Batcher
 from headstart.errors import HeadstartError
 from headstart.files import write_atomically
 from headstart.model.base import BaseSpec, load_base, load_tokenizer
 from headstart.model.learner import Learner, LoraSpec
+from headstart.model.targets import TargetError
 from headstart.progress import meter, say
 from headstart.provenance import provenance
 from headstart.recipe import MultitaskPhase, Phase, Recipe
@@ -25,7 +26,7 @@ from headstart.tasks.prepare import prepare_suite, spread
 from headstart.tasks.render import USER_TURN, Renderer
 from headstart.tasks.task import TaskSuite
 from headstart.training.curves import plot_training
-from headstart.training.loop import Spent, State, Trainer, build_rule
+from headstart.training.loop import Spent, State, Trainer, adaptation
 from headstart.training.runtime import Runtime
 from headstart.training.validation import Validation
 
@@ -87,8 +88,10 @@ class Session:
         # drawn for its errors, before the base is loaded
         shape = {"tasks": section.tasks_per_step, "support": section.support, "query": section.query}
         training_episode(suite, seed=recipe.seed, step=0, rank=runtime.ranks - 1, **shape)
-        learner = Learner(load_base(spec, runtime.device), LoraSpec(**recipe.adapter.model_dump()))
-        batcher = Batcher(renderer, runtime.device, recipe.suite.layout, recipe.suite.task_micro_batch)
+        base = load_base(spec, runtime.device)
+        batcher = Batcher.of(base, renderer, recipe.suite.layout, recipe.suite.task_micro_batch)
+        learner = Learner(base, LoraSpec(**recipe.adapter.model_dump()), recipe.run.gradient_checkpointing)
+        require_sites(recipe, learner)
         session = cls(recipe, folder, suite, learner, batcher, runtime, console)
         if runtime.is_main:
             write_atomically(folder / "recipe.yaml", yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False).encode())
@@ -96,7 +99,9 @@ class Session:
                 stale.unlink(missing_ok=True)
         counts = ", ".join(f"{len(names)} {split}" for split, names in suite.splits.items())
         kind = f"{spec.quantization}, {spec.dtype}"
-        session.say(*notes, f"{spec.id} ({kind}) on {runtime.device}, {runtime.ranks} rank(s); tasks: {counts}")
+        session.say(*notes, f"{spec.id} ({kind}) on {runtime.device}, {runtime.ranks} rank(s); {batcher.layout} rows; tasks: {counts}")
+        if recipe.suite.layout == "auto" and not base.packs:
+            session.say("rows are padded, since examples that share a row are not independent in this architecture")
         return session
 
     def run_phase(self, phase: Phase, state: State, flops: int | None = None) -> State:
@@ -128,12 +133,12 @@ class Session:
 
     def validation(self) -> Validation:
         """Some validation tasks, the same in every look."""
-        section, inner = self.recipe.suite, self.recipe.inner
+        section = self.recipe.suite
         tasks = spread(self.suite.split("meta_validation"), self.recipe.run.eval_tasks)
         seed = self.recipe.seed
         draws = tuple(evaluation_draw(task, draw=0, support=section.support, query=section.query, seed=seed) for task in tasks)
         batches = tuple(self.batcher.batch(piece) for piece in self.batcher.pieces(draws))
-        return Validation(batches, build_rule(inner), inner.steps, inner.learning_rate)
+        return Validation(batches, adaptation(self.recipe.inner))
 
     def draw(self) -> None:
         """Draw the curves of the run so far."""
@@ -156,12 +161,11 @@ class Session:
 
     def save(self, state: State, name: str) -> MetaAdapter:
         """Write the state as an adapter folder of that name, whole or not at all."""
-        inner = self.recipe.inner
         adapter = MetaAdapter(
             state.theta,
             state.rates,
             self.learner.spec,
-            Adaptation(inner.rule, inner.steps, inner.learning_rate, inner.max_norm),
+            adaptation(self.recipe.inner),
             self.learner.base.spec,
             self.learner.base.fingerprint,
             self.record(state.spent),
@@ -203,3 +207,14 @@ class Session:
         """Print on the first rank."""
         if self.runtime.is_main:
             say(self.console, *lines)
+
+
+def require_sites(recipe: Recipe, learner: Learner) -> None:
+    """See that every inner loop has sites to adapt.
+
+    Raises:
+        TargetError: a phase's `inner.target_modules` matches none of the adapter's sites.
+    """
+    for number, phase in enumerate(recipe.phases):
+        if not adaptation(phase.loop).adapting(learner.shapes()):
+            raise TargetError(f"phases.{number}.inner.target_modules: {phase.loop.target_modules!r} matches none of the adapter's sites")

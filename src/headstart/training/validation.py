@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from headstart.adapter.meta_adapter import Adaptation
 from headstart.algorithms.inner import expand, walk
-from headstart.algorithms.rules import Rule
 from headstart.algorithms.types import Batch
 from headstart.model.learner import Learner
 
@@ -18,22 +18,18 @@ class Validation:
 
     Args:
         batches: the tasks in pieces; the same in every look.
-        rule: the inner rule.
-        steps: inner steps before the second look at the query.
-        learning_rate: the rate of every tensor as long as none are learned.
+        adaptation: how the tasks are adapted to before the second look at the query.
     """
 
     batches: tuple[Batch, ...]
-    rule: Rule
-    steps: int
-    learning_rate: float
+    adaptation: Adaptation
 
     def __call__(self, learner: Learner, theta: Mapping[str, Tensor], rates: Mapping[str, Tensor]) -> dict[str, float]:
         """Mean query loss at step 0, after adapting, and the gain from adapting; a negative gain means that adapting hurts.
 
         Its operations are not counted as training's.
         """
-        rates = rates or {name: tensor.new_full((1,), self.learning_rate) for name, tensor in theta.items()}
+        rates = rates or self.adaptation.constant_rates(theta)
         counted = learner.flops
         before, after = zip(*(self._losses(learner, theta, rates, batch) for batch in self.batches), strict=True)
         learner.flops = counted
@@ -43,6 +39,6 @@ class Validation:
     def _losses(self, learner: Learner, theta: Mapping[str, Tensor], rates: Mapping[str, Tensor], batch: Batch) -> tuple[Tensor, Tensor]:
         phi = expand(theta, batch.tasks)
         before = learner.scores(phi, batch.query).loss
-        for step in walk(learner.losses, phi, batch.support, self.rule, rates, self.steps):
+        for step in walk(learner.losses, phi, batch.support, self.adaptation.build(), rates, self.adaptation.steps):
             phi = step.phi
         return before, learner.scores(phi, batch.query).loss

@@ -1,0 +1,65 @@
+"""The probe at load: does a base give the same logits when examples share a row, and when rows are filled up?
+
+No flag of a model tells. Some carry state from one example to the next past any mask, some take their positions from the
+row, some refuse; so two conversations are computed alone and plainly, and then in each layout.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from headstart.model.attention import model_inputs
+from headstart.tasks.planner import MAX_ROW_TOKENS, Planner
+from headstart.tasks.rows import Layout, Rendered, build_rows
+
+TOLERANCES = {torch.float32: 1e-3, torch.bfloat16: 0.12, torch.float16: 0.05}
+"""Rounding alone stays below: 1e-6 in float32, 0.05 in bfloat16 over thirty layers; a model that mixes examples up gets above."""
+PREFIX, OWN = 8, 12
+"""Tokens that the two conversations share, and tokens of each that are compared."""
+
+
+def computes(model: Any, layout: Layout) -> bool:
+    """Whether the model's label logits in a layout are those of the same conversations alone."""
+    return layout_error(model, layout) < TOLERANCES[model.dtype]
+
+
+def layout_error(model: Any, layout: Layout) -> float:
+    """The largest of the label tokens' root mean squared differences, over the logits' standard deviation.
+
+    Infinite where the model refuses the layout.
+    """
+    conversations = _conversations(model.config.get_text_config())
+    rows = build_rows([[[one] for one in conversations]], layout=layout, planner=Planner(max_row_tokens=2 * MAX_ROW_TOKENS)).to(
+        model.device
+    )
+    with torch.no_grad():
+        plain = torch.cat([_alone(model, one) for one in conversations])
+        try:
+            found = model(**model_inputs(model, rows), logits_to_keep=rows.predicts, use_cache=False).logits
+            difference = (found - plain).float()
+        except (TypeError, ValueError, RuntimeError, KeyError, AttributeError):
+            return float("inf")
+    return float(difference.square().mean(1).sqrt().max() / plain.float().std())
+
+
+def _alone(model: Any, one: Rendered) -> Tensor:
+    logits: Tensor = model(input_ids=torch.tensor([one.ids], device=model.device), use_cache=False).logits
+    return logits[0, one.answer - 1 : -1]
+
+
+def _conversations(config: Any) -> list[Rendered]:
+    """Two that share their first tokens; in a packed row, the second begins past any window that counts places in the row.
+
+    The second's first token of its own is compared too: it sees the shared ones however narrow the window.
+    """
+    length = PREFIX + _widest_window(config) + OWN
+    ids = torch.randint(config.vocab_size, (length + OWN,), generator=torch.Generator().manual_seed(0)).tolist()
+    pair = ids[:length], ids[:PREFIX] + ids[length:]
+    return [Rendered(tuple(one), len(one) - OWN + 1) for one in pair]
+
+
+def _widest_window(config: Any) -> int:
+    """Of the windows and chunks that a configuration names under any key, the widest that a packed row can outgrow."""
+    sizes = (value for key, value in config.to_dict().items() if ("window" in key or "chunk" in key) and isinstance(value, int))
+    return max((int(size) for size in sizes if size < MAX_ROW_TOKENS), default=0)

@@ -1,0 +1,105 @@
+"""Rematerialised = plain, first and second order, and whatever is bound to the sites meanwhile."""
+
+import pytest
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from headstart.algorithms.inner import gradients
+from headstart.model.learner import Learner, LoraSpec
+from headstart.model.remat import RematerialisationError
+from headstart.model.sites import handing
+from headstart.tasks.rows import build_rows
+
+SPEC = LoraSpec(r=4, lora_alpha=8)
+
+
+@pytest.fixture
+def rows(batcher, dense_base, episode):
+    tasks = [[[one] for one in batcher(dense_base).renderer.render(draw.task.instruction, draw.query)] for draw in episode]
+    return build_rows(tasks)
+
+
+def first_order(base, again, random_phi, rows):
+    with Learner(base, SPEC, gradient_checkpointing=again) as learner:
+        return gradients(learner.losses, random_phi(learner, rows.tasks), rows)
+
+
+def second_order(base, again, random_phi, rows):
+    """The query gradient through one inner step, exactly."""
+    with Learner(base, SPEC, gradient_checkpointing=again) as learner, sdpa_kernel(SDPBackend.MATH):
+        theta = {name: tensor.requires_grad_() for name, tensor in random_phi(learner, rows.tasks).items()}
+        inner = torch.autograd.grad(learner.losses(theta, rows).sum(), list(theta.values()), create_graph=True)
+        phi = {name: tensor - 0.1 * gradient for (name, tensor), gradient in zip(theta.items(), inner, strict=True)}
+        return dict(zip(theta, torch.autograd.grad(learner.losses(phi, rows).sum(), list(theta.values())), strict=True))
+
+
+def test_first_order_is_plain(base, random_phi, rows, assert_same):
+    plain, again = (first_order(base, choice, random_phi, rows) for choice in (False, True))
+    assert torch.equal(plain[0], again[0])
+    assert_same(again[1], plain[1], relative=1e-6)
+
+
+def test_second_order_is_plain(base, random_phi, rows, assert_same):
+    plain, again = (second_order(base, choice, random_phi, rows) for choice in (False, True))
+    assert_same(again, plain)
+
+
+@pytest.mark.parametrize("name", ["qwen3", "mistral", "gemma3_text", "gpt2"])
+def test_other_architectures(architecture, random_phi, rows, assert_same, name):
+    base = architecture(name)
+    plain, again = (first_order(base, choice, random_phi, rows) for choice in (False, True))
+    assert_same(again[1], plain[1], relative=1e-6)
+
+
+def test_an_adapter_bound_later_does_not_leak_into_the_backward_pass(dense_base, random_phi, rows, assert_same):
+    """FIELD hazard 1: what recomputation sees is the adapter of its own pass, though another is bound by then."""
+    with Learner(dense_base, SPEC, gradient_checkpointing=True) as learner:
+        mine = {name: tensor.requires_grad_() for name, tensor in random_phi(learner, rows.tasks).items()}
+        loss = learner.losses(mine, rows).sum()
+        with handing(learner.sites, random_phi(learner, rows.tasks, seed=9)):
+            found = torch.autograd.grad(loss, list(mine.values()))
+    wanted = first_order(dense_base, False, random_phi, rows)[1]
+    assert_same(dict(zip(mine, found, strict=True)), wanted, relative=1e-6)
+
+
+def saved_bytes(base, again, random_phi, rows):
+    total = 0
+
+    def count(tensor):
+        nonlocal total
+        total += tensor.numel() * tensor.element_size()
+        return tensor
+
+    with (
+        Learner(base, SPEC, gradient_checkpointing=again) as learner,
+        torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor),
+    ):
+        phi = {name: tensor.requires_grad_() for name, tensor in random_phi(learner, rows.tasks).items()}
+        learner.losses(phi, rows)
+    return total
+
+
+def test_activations_are_not_kept(dense_base, random_phi, rows):
+    assert saved_bytes(dense_base, True, random_phi, rows) < 0.5 * saved_bytes(dense_base, False, random_phi, rows)
+
+
+def test_recomputation_is_counted(dense_base, random_phi, rows):
+    counted = []
+    for again in (False, True):
+        with Learner(dense_base, SPEC, gradient_checkpointing=again) as learner:
+            gradients(learner.losses, random_phi(learner, rows.tasks), rows)
+            counted.append(learner.flops)
+    assert 1.25 < counted[1] / counted[0] < 1.6
+
+
+def test_closing_keeps_activations_again(dense_base):
+    layer = dense_base.model.model.layers[0]
+    with Learner(dense_base, SPEC, gradient_checkpointing=True):
+        assert "forward" in vars(layer)
+    assert "forward" not in vars(layer)
+
+
+def test_base_without_such_layers_is_refused(dense_base, monkeypatch):
+    monkeypatch.setattr("headstart.model.remat.GradientCheckpointingLayer", torch.nn.Conv2d)
+    with pytest.raises(RematerialisationError, match=r"run\.gradient_checkpointing: LlamaForCausalLM"):
+        Learner(dense_base, SPEC, gradient_checkpointing=True)
