@@ -51,9 +51,9 @@ def meta_train(
         meta_train(checked, _console(), resume)
     except Stopped as stopped:
         again = shlex.join(["headstart", *(argument for argument in sys.argv[1:] if argument != "--resume"), "--resume"])
-        under = " (under the same launcher)" if os.environ.get("WORLD_SIZE", "1") != "1" else ""
+        under = ", under the same launcher," if os.environ.get("WORLD_SIZE", "1") != "1" else ""
         if stopped.is_main:
-            typer.echo(f"stopped after step {stopped.step}; go on with{under}: {again}", err=True)
+            typer.echo(f"stopped after step {stopped.step}; go on{under} with: {again}", err=True)
         raise typer.Exit(STOPPED) from None
 
 
@@ -124,7 +124,9 @@ def _console() -> Console:
 
 
 def _fail(message: str, code: int) -> None:
-    Console(stderr=True).print(f"headstart: {message}", style="red", highlight=False, markup=False, soft_wrap=True)
+    rank = os.environ.get("RANK", "0")
+    name = "headstart" if rank == "0" else f"headstart, rank {rank}"
+    Console(stderr=True).print(f"{name}: {message}", style="red", highlight=False, markup=False, soft_wrap=True)
     sys.exit(code)
 
 

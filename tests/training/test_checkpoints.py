@@ -3,6 +3,7 @@
 import errno
 import json
 import signal
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from headstart.errors import HeadstartError
 from headstart.model.base import load_base
 from headstart.recipe import load_recipe
 from headstart.training.errors import RunError, Stopped
+from headstart.training.interrupt import interruptible
 from headstart.training.run import Session, check_folder, cut_metrics, meta_train
 
 PHASES = (
@@ -110,9 +112,28 @@ def test_a_run_stopped_at_every_step_ends_all_the_same(tiny_recipe, quiet, monke
     assert outcome(broken.run.output_dir) == outcome(whole.run.output_dir)
 
 
+def test_sigterm_asks_as_well(tiny_recipe, quiet, monkeypatch):
+    end_at(monkeypatch, 1, lambda: signal.raise_signal(signal.SIGTERM))
+    with pytest.raises(Stopped, match="stopped after step 1"):
+        meta_train(tiny_recipe(*PHASES), quiet)
+
+
 def test_signal_handlers_are_given_back(stopped):
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_other_threads_leave_signals_alone():
+    handlers = []
+
+    def look():
+        with interruptible():
+            handlers.append(signal.getsignal(signal.SIGINT))
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    thread.join()
+    assert handlers == [signal.getsignal(signal.SIGINT)]
 
 
 def test_second_interrupt_stops_at_once_and_the_checkpoint_stays_good(tiny_recipe, quiet, monkeypatch, outcome):

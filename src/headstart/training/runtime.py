@@ -44,7 +44,10 @@ class Runtime:
         with port_errors():
             # without an accelerator accelerate must be told so: by itself it makes every process of a launcher the first of one
             self._accelerator = Accelerator(
-                cpu=not torch.accelerator.is_available(), log_with=list(report_to) or None, project_dir=str(output_dir), project_config=folders
+                cpu=not torch.accelerator.is_available(),
+                log_with=list(report_to) or None,
+                project_dir=str(output_dir),
+                project_config=folders,
             )
         if self.ranks != wanted:
             raise RunError(f"the launcher was asked for {wanted} rank(s), but there is {self.ranks}; {command(wanted)}")
@@ -53,7 +56,8 @@ class Runtime:
     def device(self) -> torch.device:
         """The device of this rank."""
         device: torch.device = self._accelerator.device
-        return device
+        # under a launcher accelerate numbers the CPU too, which safetensors does not know
+        return torch.device("cpu") if device.type == "cpu" else device
 
     @property
     def rank(self) -> int:
