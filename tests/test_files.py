@@ -36,6 +36,19 @@ def test_a_folder_that_cannot_be_written_leaves_the_old_one(tmp_path, error):
     assert [str(path.relative_to(tmp_path)) for path in sorted(tmp_path.rglob("*"))] == ["a", "a/old"]
 
 
+def test_a_folder_is_replaced_only_when_complete(tmp_path):
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "old").touch()
+    with pytest.raises(ZeroDivisionError), whole_folder(folder) as fresh:
+        1 / len(list(fresh.iterdir()))
+    assert [each.name for each in folder.iterdir()] == ["old"]
+    with whole_folder(folder) as fresh:
+        (fresh / "new").touch()
+    assert [each.name for each in folder.iterdir()] == ["new"]
+    assert [each.name for each in tmp_path.iterdir()] == ["folder"]
+
+
 def test_a_path_below_a_file_is_named(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(WriteError, match="file/a: cannot be written"):
