@@ -1,21 +1,19 @@
-"""Progress as plain lines, and files that are whole or not there."""
+"""Progress as plain lines, or as a bar on a terminal."""
 
 import io
 import itertools
 
-import pytest
 from rich.console import Console
 
 from headstart import progress
-from headstart.files import whole_folder, write_atomically
 from headstart.progress import clock, meter
 
 
-def lines_of(shares, monkeypatch, seconds_a_step=20.0):
+def lines_of(shares, monkeypatch, seconds_a_step=20.0, done=0.0):
     ticks = itertools.count(step=seconds_a_step)
     monkeypatch.setattr(progress.time, "monotonic", lambda: next(ticks))
     out = io.StringIO()
-    with meter("train", Console(file=out, width=100), 4) as bar:
+    with meter("train", Console(file=out, width=100), 4, done=done) as bar:
         for share in shares:
             bar.advance(share, "loss 1.0")
     return out.getvalue().splitlines()
@@ -44,24 +42,6 @@ def test_clock():
     assert [clock(seconds) for seconds in (5, 65, 3601)] == ["0:05", "1:05", "60:01"]
 
 
-def test_a_file_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatch):
-    path = tmp_path / "file"
-    path.write_bytes(b"old")
-    monkeypatch.setattr("os.replace", lambda *_: (_ for _ in ()).throw(OSError("no")))
-    with pytest.raises(OSError, match="no"):
-        write_atomically(path, b"new")
-    assert path.read_bytes() == b"old"
-    assert [each.name for each in tmp_path.iterdir()] == ["file"]
-
-
-def test_a_folder_is_replaced_only_when_complete(tmp_path):
-    folder = tmp_path / "folder"
-    folder.mkdir()
-    (folder / "old").touch()
-    with pytest.raises(ZeroDivisionError), whole_folder(folder) as fresh:
-        1 / len(list(fresh.iterdir()))
-    assert [each.name for each in folder.iterdir()] == ["old"]
-    with whole_folder(folder) as fresh:
-        (fresh / "new").touch()
-    assert [each.name for each in folder.iterdir()] == ["new"]
-    assert [each.name for each in tmp_path.iterdir()] == ["folder"]
+def test_time_left_does_not_count_what_was_done_before(monkeypatch):
+    lines = lines_of([0.75], monkeypatch, done=0.5)
+    assert lines == ["train:  75%, 0:20 so far, 0:20 left; loss 1.0"]

@@ -5,6 +5,8 @@ Exit codes: 0 done, 1 training diverged, 2 a mistake in what was given, 130 stop
 
 import json
 import logging
+import os
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -36,14 +38,23 @@ def main() -> None:
 def meta_train(
     recipe: Annotated[str, typer.Argument(help="a recipe file, or the name of a shipped recipe")],
     overrides: Annotated[list[str] | None, typer.Argument(metavar="[A.B=VALUE]...", help="values over the recipe's")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="go on with the stopped run in run.output_dir")] = False,
 ) -> None:
     """Meta-train an adapter by a recipe."""
     from headstart.recipe import load_recipe
 
     checked = load_recipe(recipe, overrides or ())
+    from headstart.training.errors import Stopped
     from headstart.training.run import meta_train
 
-    meta_train(checked, _console())
+    try:
+        meta_train(checked, _console(), resume)
+    except Stopped as stopped:
+        again = shlex.join(["headstart", *(argument for argument in sys.argv[1:] if argument != "--resume"), "--resume"])
+        under = ", under the same launcher," if os.environ.get("WORLD_SIZE", "1") != "1" else ""
+        if stopped.is_main:
+            typer.echo(f"stopped after step {stopped.step}; go on{under} with: {again}", err=True)
+        raise typer.Exit(STOPPED) from None
 
 
 @app.command()
@@ -113,7 +124,9 @@ def _console() -> Console:
 
 
 def _fail(message: str, code: int) -> None:
-    Console(stderr=True).print(f"headstart: {message}", style="red", highlight=False, markup=False, soft_wrap=True)
+    rank = os.environ.get("RANK", "0")
+    name = "headstart" if rank == "0" else f"headstart, rank {rank}"
+    Console(stderr=True).print(f"{name}: {message}", style="red", highlight=False, markup=False, soft_wrap=True)
     sys.exit(code)
 
 

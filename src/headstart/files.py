@@ -8,16 +8,37 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
+from headstart.errors import HeadstartError
+
+
+class WriteError(HeadstartError):
+    """A file or folder cannot be written; the message says which one and what the system said."""
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn the system's errors inside into a `WriteError` that names the path and the reason, such as a full disk."""
+    try:
+        yield
+    except OSError as error:
+        raise WriteError(f"{path}: cannot be written: {error.strerror or error}") from error
+    except SafetensorError as error:
+        # safetensors wraps the system's errors in its own
+        raise WriteError(f"{path}: cannot be written: {error}") from error
+
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file under a temporary name in its own folder (made if need be), then rename it into place."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Write a file under a temporary name in its own folder (made if need be), then rename it into place; raises `WriteError`."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            temporary.write_bytes(content)
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
@@ -27,15 +48,16 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 @contextmanager
 def whole_folder(folder: Path) -> Iterator[Path]:
-    """Write a folder under a temporary name and put it in place, over an older one, only once it is complete."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
-        fresh = Path(scratch) / "new"
-        fresh.mkdir()
-        yield fresh
-        if folder.exists():
-            folder.rename(Path(scratch) / "old")
-        fresh.rename(folder)
+    """Write a folder under a temporary name and put it in place, over an older one, only once it is complete; raises `WriteError`."""
+    with writing(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
+            fresh = Path(scratch) / "new"
+            fresh.mkdir()
+            yield fresh
+            if folder.exists():
+                folder.rename(Path(scratch) / "old")
+            fresh.rename(folder)
 
 
 def cache_folder() -> Path:

@@ -26,17 +26,17 @@ class Meter(Protocol):
 
 
 @contextmanager
-def meter(label: str, console: Console, units: int, quiet: bool = False) -> Iterator[Meter]:
-    """Count work of `units` parts; silent on ranks other than the first."""
+def meter(label: str, console: Console, units: int, quiet: bool = False, done: float = 0.0) -> Iterator[Meter]:
+    """Count work of `units` parts, a share of it `done` before; silent on ranks other than the first."""
     if quiet:
         yield _Silent()
     elif console.is_terminal:
         left, right = TextColumn("{task.description}"), TextColumn("{task.fields[note]}")
         columns = (left, BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(), right)
         with Progress(*columns, console=console) as progress:
-            yield _Bar(progress, label, units)
+            yield _Bar(progress, label, units, done)
     else:
-        yield _Lines(label, console)
+        yield _Lines(label, console, done)
 
 
 class _Silent:
@@ -45,9 +45,9 @@ class _Silent:
 
 
 class _Bar:
-    def __init__(self, progress: Progress, label: str, units: int) -> None:
+    def __init__(self, progress: Progress, label: str, units: int, done: float) -> None:
         self.progress, self.units = progress, units
-        self.task = progress.add_task(label, total=units, note="")
+        self.task = progress.add_task(label, total=units, completed=round(done * units), note="")
 
     def advance(self, share: float, note: str = "") -> None:
         """Move the bar."""
@@ -55,8 +55,8 @@ class _Bar:
 
 
 class _Lines:
-    def __init__(self, label: str, console: Console) -> None:
-        self.label, self.console = label, console
+    def __init__(self, label: str, console: Console, done: float) -> None:
+        self.label, self.console, self.done = label, console, done
         self.start = self.last = time.monotonic()
 
     def advance(self, share: float, note: str = "") -> None:
@@ -65,7 +65,7 @@ class _Lines:
         if now - self.last < SECONDS_BETWEEN_LINES and share < 1:
             return
         self.last = now
-        left = (now - self.start) * (1 - share) / max(share, 1e-9)
+        left = (now - self.start) * (1 - share) / max(share - self.done, 1e-9)
         when = f"{clock(now - self.start)} so far, {clock(left)} left" if share < 1 else f"took {clock(now - self.start)}"
         say(self.console, f"{self.label}: {share:4.0%}, {when}{f'; {note}' if note else ''}")
 

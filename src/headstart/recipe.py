@@ -154,14 +154,18 @@ class OuterSection(_Section):
     weight_decay: NonNegativeFloat = 0.0
 
 
+Tracker = Literal["tensorboard", "wandb", "trackio", "comet_ml", "aim", "mlflow", "clearml", "dvclive", "swanlab"]
+
+
 class RunSection(_Section):
     """Where a run writes, and how often it looks."""
 
     output_dir: Path = Path("runs/headstart")
     eval_steps: PositiveInt = 50
     eval_tasks: PositiveInt = Field(8, description="validation tasks looked at while training")
-    save_steps: PositiveInt = 50
-    report_to: tuple[Literal["tensorboard"], ...] = ("tensorboard",)
+    save_steps: PositiveInt = Field(50, description="steps between checkpoints")
+    save_total_limit: PositiveInt = Field(2, description="checkpoints kept, the newest")
+    report_to: tuple[Tracker, ...] = Field(("tensorboard",), description="trackers, by accelerate's names")
     gradient_checkpointing: bool = Field(False, description="compute decoder layers again going back instead of keeping their activations")
     control: bool = Field(
         False, description="also train plain multi-task LoRA from the last phase's start at equal compute, to compare with"
@@ -308,6 +312,9 @@ def _fault(error: dict[str, Any]) -> str:
         return f"{path}.algorithm: {_UNTIL_IT_COMES}"
     if error["type"] == "extra_forbidden":
         return f"{path}: unknown key{_hint(str(location[-1]))}"
+    if error["type"] == "literal_error":
+        near = difflib.get_close_matches(str(error["input"]), re.findall(r"'([^']*)'", error["ctx"]["expected"]), 1)
+        return f"{path}: {error['msg']}, got {error['input']!r}{f'; did you mean {near[0]!r}?' if near else ''}"
     return f"{path}: {error['msg']}, got {error['input']!r}" if not isinstance(error["input"], dict) else f"{path}: {error['msg']}"
 
 

@@ -58,3 +58,36 @@ def test_schedule_warms_up_and_ends_at_zero():
     assert [schedule(step, 0.0, 3) for step in range(5)] == [0.25, 0.5, 0.75, 1.0, 1.0]
     assert schedule(99, 0.5, 3) == pytest.approx(0.5)
     assert schedule(99, 1.0, 3) == pytest.approx(0.0)
+
+
+def test_restored_optimiser_goes_on_to_the_same_bits():
+    section = OuterSection(learning_rate=0.1, warmup_steps=0)
+    whole = OuterOptimizer(THETA, RATES, section)
+    for step in range(3):
+        whole.step(gradient(step + 1.0), step, step / 6)
+    halted = OuterOptimizer(whole.theta, whole.rates, section)
+    halted.restore(whole.state())
+    assert halted.state().keys() == whole.state().keys()
+    for step in range(3, 6):
+        for optimizer in (whole, halted):
+            optimizer.step(gradient(step + 1.0), step, step / 6)
+    for name, tensor in {**whole.theta, **whole.rates}.items():
+        assert torch.equal({**halted.theta, **halted.rates}[name], tensor)
+    assert all(torch.equal(halted.state()[name], tensor) for name, tensor in whole.state().items())
+
+
+def test_restoring_copies_what_it_is_given():
+    own = OuterOptimizer(THETA, RATES, OuterSection())
+    own.step(gradient(), 0, 0.0)
+    given = {name: tensor.clone() for name, tensor in own.state().items()}
+    other = OuterOptimizer(THETA, RATES, OuterSection())
+    other.restore(given)
+    other.step(gradient(), 1, 0.1)
+    assert all(torch.equal(given[name], tensor) for name, tensor in own.state().items())
+
+
+def test_nothing_to_restore_before_the_first_step():
+    own = OuterOptimizer(THETA, RATES, OuterSection())
+    own.restore({})
+    assert own.state().keys() == {"log_rates/a"}
+    torch.testing.assert_close(own.rates["a"], RATES["a"])

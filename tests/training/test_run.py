@@ -15,34 +15,16 @@ from headstart.adapter.meta_adapter import MetaAdapter
 from headstart.model.base import load_base
 from headstart.model.learner import Learner, LoraSpec
 from headstart.model.targets import TargetError
-from headstart.recipe import load_recipe, parse_recipe
+from headstart.recipe import load_recipe
 from headstart.tasks.episodes import training_episode
+from headstart.training.errors import RunError
 from headstart.training.loop import Trainer, add
 from headstart.training.outer import OuterOptimizer
-from headstart.training.run import RunError, meta_train
+from headstart.training.run import meta_train
 
 RECIPES = sorted((Path(__file__).parents[2] / "recipes").rglob("*.yaml"))
 FOMAML = {"algorithm": "fomaml", "steps": 3, "inner": {"steps": 2, "learning_rate": 0.01}}
 REPTILE = {"algorithm": "reptile", "steps": 2, "inner": {"steps": 2, "learning_rate": 0.01, "learn_rates": False}}
-
-
-@pytest.fixture
-def tiny_recipe(tiny_folder, tmp_path, toy_suite, monkeypatch):
-    """Builds a small recipe over the toy suite."""
-    monkeypatch.setattr("headstart.tasks.prepare.open_suite", lambda source: toy_suite)
-
-    def build(*phases, folder="run", **sections):
-        content = {
-            "base": {"id": "test/tiny", "source": str(tiny_folder), "quantization": "none", "dtype": "float32"},
-            "suite": {"source": "toy", "support": 4, "query": 4, "tasks_per_step": 2, "layout": "packed", **sections.pop("suite", {})},
-            "phases": list(phases),
-            "outer": {"learning_rate": 0.01, "warmup_steps": 1},
-            "run": {"output_dir": str(tmp_path / folder), "eval_steps": 2, "eval_tasks": 1, "save_steps": 2, **sections.pop("run", {})},
-            **sections,
-        }
-        return parse_recipe(content)
-
-    return build
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
@@ -72,7 +54,7 @@ def test_run_leaves_what_it_promises(tiny_recipe, quiet):
         "recipe.yaml",
         "tensorboard",
     }
-    assert not (folder / "unfinished").exists()
+    assert not (folder / "checkpoints").exists()
     assert {path.name for path in (folder / "phases").iterdir()} == {"0-multitask", "1-fomaml"}
     assert yaml.safe_load((folder / "recipe.yaml").read_text()) == recipe.model_dump(mode="json")
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
@@ -134,7 +116,7 @@ class Rank:
 
 
 def meta_gradient(recipe, learner, batcher, suite, rank=0):
-    trainer = Trainer(recipe, suite, learner, batcher, Rank(rank), None, None, None)
+    trainer = Trainer(recipe, suite, learner, batcher, Rank(rank), None, None, None, None)
     phase = recipe.phases[0]
     theta = {name: tensor + 0.02 for name, tensor in learner.fresh_adapter().items()}
     rates = {name: tensor.new_full((phase.loop.steps,), phase.loop.learning_rate) for name, tensor in theta.items()}

@@ -15,41 +15,16 @@ from headstart.progress import Meter
 from headstart.recipe import InnerSection, Phase, Recipe
 from headstart.tasks.episodes import Episode, training_episode
 from headstart.tasks.task import TaskSuite
+from headstart.training.interrupt import Interrupt
 from headstart.training.outer import OuterOptimizer
 from headstart.training.runtime import Runtime
+from headstart.training.state import Leg, Progress, State
 from headstart.training.validation import Validation
 
 
 @dataclass(frozen=True)
-class Spent:
-    """What one phase took: outer steps, counted operations, seconds."""
-
-    algorithm: str
-    steps: int
-    flops: int
-    seconds: float
-
-
-@dataclass(frozen=True)
-class State:
-    """What training changes.
-
-    Args:
-        theta: the initialisation, without task axis.
-        rates: learned rates, tensor name -> `(K,)`; empty until a phase learns them.
-        step: outer steps done, over all phases; each draws an episode of its own.
-        spent: the phases done.
-    """
-
-    theta: Mapping[str, Tensor]
-    rates: Mapping[str, Tensor]
-    step: int = 0
-    spent: tuple[Spent, ...] = ()
-
-
-@dataclass(frozen=True)
 class Trainer:
-    """What a phase needs and does not change."""
+    """What a leg needs and does not change."""
 
     recipe: Recipe
     suite: TaskSuite
@@ -58,28 +33,34 @@ class Trainer:
     runtime: Runtime
     validate: Validation
     log: Callable[[dict[str, float | str], int], None]
-    save: Callable[[State], None]
+    save: Callable[[Progress], None]
+    interrupt: Interrupt
 
-    def run(self, phase: Phase, state: State, meter: Meter, flops: int | None = None) -> State:
-        """Run a phase with an optimiser of its own, for its number of steps or until it has spent `flops` operations."""
-        rates = starting_rates(phase.loop, state)
-        outer = OuterOptimizer(state.theta, rates if phase.loop.learn_rates else {}, self.recipe.outer)
-        before, begun, done = self.learner.flops, state.step, 0.0
-        if state.step == 0:
-            self.log({"phase": phase.algorithm, **self.validate(self.learner, outer.theta, state.rates)}, 0)
-        while done < 1:
-            started = time.monotonic()
-            gradient = self.runtime.reduce(self.meta_gradient(phase, outer, rates, state.step))
-            scalars = outer.step(gradient, state.step - begun, done)
-            state = replace(state, theta=outer.theta, rates=outer.rates or state.rates, step=state.step + 1)
-            done = (self.learner.flops - before) / flops if flops else (state.step - begun) / phase.steps
-            if (state.step - begun) % self.recipe.run.eval_steps == 0 or done >= 1:
-                scalars |= self.validate(self.learner, outer.theta, state.rates)
-            self.log({"phase": phase.algorithm, **gradient.metrics, **scalars, "seconds": time.monotonic() - started}, state.step)
+    def run(self, leg: Leg, progress: Progress, meter: Meter) -> Progress:
+        """Go on with a leg until it is over or all ranks agree to stop; only the progress last made is good for going on."""
+        phase, rates = leg.phase, starting_rates(leg.phase.loop, progress.state)
+        outer = OuterOptimizer(progress.state.theta, rates if phase.loop.learn_rates else {}, self.recipe.outer)
+        outer.restore(progress.outer)
+        if progress.state.step == 0:
+            self.log({"phase": phase.algorithm, **self.validate(self.learner, outer.theta, progress.state.rates)}, 0)
+        done, stop = progress.share(leg), False
+        while done < 1 and not stop:
+            started, counted = time.monotonic(), self.learner.flops
+            gradient = self.runtime.reduce(self.meta_gradient(phase, outer, rates, progress.state.step))
+            scalars = outer.step(gradient, progress.steps, done)
+            flops = self.runtime.total(self.learner.flops - counted)
+            progress = progress.after(outer.theta, outer.rates, outer.state(), flops)
+            done = progress.share(leg)
+            if progress.steps % self.recipe.run.eval_steps == 0 or done >= 1:
+                scalars |= self.validate(self.learner, outer.theta, progress.state.rates)
+            progress = progress.lasting(seconds := time.monotonic() - started)
+            self.log({"phase": phase.algorithm, **gradient.metrics, **scalars, "seconds": seconds}, progress.state.step)
             meter.advance(done, f"loss {gradient.metrics['loss']:.3f}")
-            if (state.step - begun) % self.recipe.run.save_steps == 0:
-                self.save(state)
-        return state
+            stop = self.runtime.total(int(self.interrupt.asked)) > 0
+            if progress.steps % self.recipe.run.save_steps == 0 and done < 1 and not stop:
+                self.save(progress)
+        self.interrupt.agreed = stop
+        return progress
 
     def meta_gradient(self, phase: Phase, outer: OuterOptimizer, rates: Mapping[str, Tensor], step: int) -> MetaGradient:
         """This rank's mean over its tasks, computed a piece at a time: tasks are independent, so any pieces give the same."""

@@ -9,6 +9,9 @@ from torch import Tensor
 from headstart.algorithms.types import MetaGradient
 from headstart.recipe import OuterSection
 
+MOMENTS = ("step", "exp_avg", "exp_avg_sq")
+"""What AdamW keeps for every tensor."""
+
 
 class OuterOptimizer:
     """AdamW over an initialisation and the logarithms of its rates, with warm-up, cosine decay and clipping.
@@ -33,6 +36,30 @@ class OuterOptimizer:
     def rates(self) -> dict[str, Tensor]:
         """The learned rates themselves, tensor name -> `(K,)`."""
         return {name: tensor.exp() for name, tensor in self.log_rates.items()}
+
+    def state(self) -> dict[str, Tensor]:
+        """What it needs, besides theta, to go on to the same bits: the rates' logarithms, the moments and the step counts.
+
+        Names are `log_rates/NAME` and `theta|log_rates/NAME/exp_avg|exp_avg_sq|step`; empty of moments before the first step.
+        """
+        tensors = {f"log_rates/{name}": tensor for name, tensor in self.log_rates.items()}
+        for place, parameter in self._parameters().items():
+            tensors |= {f"{place}/{key}": value for key, value in self.optimizer.state.get(parameter, {}).items()}
+        return tensors
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """Go on from what `state` gave; nothing changes where it is empty. Theta is the one that this was made with."""
+        for place, parameter in self._parameters().items():
+            if place in tensors:
+                parameter.copy_(tensors[place])
+            moments = {key: tensors[f"{place}/{key}"].clone() for key in MOMENTS if f"{place}/{key}" in tensors}
+            if moments:
+                # torch keeps the count of steps on the CPU
+                self.optimizer.state[parameter] = {key: value.cpu() if key == "step" else value for key, value in moments.items()}
+
+    def _parameters(self) -> dict[str, Tensor]:
+        groups = {"theta": self.theta, "log_rates": self.log_rates}
+        return {f"{group}/{name}": tensor for group, members in groups.items() for name, tensor in members.items()}
 
     def step(self, gradient: MetaGradient, step: int, progress: float) -> dict[str, float]:
         """Take one step; `progress` is the share of the phase done before it. Returns scalars for the log.

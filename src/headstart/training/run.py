@@ -1,10 +1,12 @@
-"""A whole run: from a recipe to an adapter folder, and to its equal-compute control."""
+"""A whole run: from a recipe to an adapter folder, and to its equal-compute control.
+
+A run is a sequence of legs, the recipe's phases and then the control, and goes on from any position in them.
+"""
 
 import json
 import shutil
-import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,59 +15,85 @@ from rich.console import Console
 
 from headstart.adapter.meta_adapter import MetaAdapter
 from headstart.batches import Batcher
-from headstart.errors import HeadstartError
-from headstart.files import write_atomically
-from headstart.model.base import BaseSpec, load_base, load_tokenizer
+from headstart.files import WriteError, write_atomically, writing
+from headstart.model.base import BaseSpec, base_folder, fingerprint, load_base, load_tokenizer
 from headstart.model.learner import Learner, LoraSpec
 from headstart.model.targets import TargetError
 from headstart.progress import meter, say
 from headstart.provenance import provenance
-from headstart.recipe import MultitaskPhase, Phase, Recipe
+from headstart.recipe import MultitaskPhase, Recipe
 from headstart.tasks.episodes import evaluation_draw, training_episode
 from headstart.tasks.prepare import prepare_suite, spread
 from headstart.tasks.render import USER_TURN, Renderer
 from headstart.tasks.task import TaskSuite
+from headstart.training import checkpoints
+from headstart.training.checkpoints import Checkpoint, Identity
 from headstart.training.curves import plot_training
-from headstart.training.loop import Spent, State, Trainer, adaptation
+from headstart.training.errors import RunError, Stopped
+from headstart.training.interrupt import Interrupt, interruptible
+from headstart.training.loop import Trainer, adaptation
 from headstart.training.runtime import Runtime
+from headstart.training.state import Leg, Position, Progress, Spent, State
 from headstart.training.validation import Validation
 
 
-class RunError(HeadstartError):
-    """A run cannot start; the message says why, and how to mend it."""
+def meta_train(recipe: Recipe, console: Console | None = None, resume: bool = False) -> MetaAdapter:
+    """Run every phase of a recipe, then, if it says so, the control; with `resume` go on from the newest checkpoint.
 
-
-def meta_train(recipe: Recipe, console: Console | None = None) -> MetaAdapter:
-    """Run every phase of a recipe, then, if it says so, the control.
-
-    Leaves `adapter/`, `phases/`, `metrics.jsonl`, `recipe.yaml`, `curves.png` and `control/adapter/` in its output folder.
+    Leaves `adapter/`, `phases/`, `metrics.jsonl`, `recipe.yaml`, `curves.png` and `control/adapter/` in its output folder, and
+    while it is not finished `checkpoints/`. On the CPU a resumed run ends with the same bits as one that was never stopped.
 
     Raises:
-        RunError: the output folder already holds a finished run.
+        RunError: the output folder cannot be used as asked, or the checkpoint there cannot be gone on from; raised before any training.
         SuiteError, BaseError, TargetError: the suite or the base cannot be used; raised before any training.
-        FloatingPointError: training diverged; the phases done and the last periodic save are kept.
+        WriteError: something cannot be written, as on a full disk; the last checkpoint is kept.
+        FloatingPointError: training diverged; the phases done and the last checkpoint are kept.
+        Stopped: SIGINT or SIGTERM came; the step was finished and a checkpoint saved.
     """
     folder = recipe.run.output_dir
+    check_folder(folder, resume)
+    runtime = Runtime(folder, recipe.run.report_to)
+    session, position = Session.open(recipe, folder, runtime, console or Console(), resume)
+    try:
+        with interruptible(quiet=not runtime.is_main) as interrupt:
+            while (leg := session.leg(position)) is not None:
+                position = session.go_on(leg, position, interrupt)
+                session.checkpoint(position)
+                if interrupt.agreed:
+                    raise Stopped(position.steps, folder, runtime.is_main)
+        return session.finish(position)
+    finally:
+        session.close()
+
+
+def check_folder(folder: Path, resume: bool) -> None:
+    """See that a run may write into a folder; nothing is written yet.
+
+    Raises:
+        RunError: it is or lies below a file, holds a finished run, a stopped one that is not asked for, or something else.
+    """
+    for place in (folder, *folder.parents):
+        if place.exists() and not place.is_dir():
+            raise RunError(f"run.output_dir: {folder} cannot be a folder, as {place} is a file; name another folder")
     if (folder / "adapter").exists():
         raise RunError(f"{folder} already holds a finished run; set run.output_dir to another folder, or remove this one")
-    session = Session.open(recipe, folder, console or Console())
-    state = fork = State(session.learner.fresh_adapter(recipe.seed), {})
-    for number, phase in enumerate(recipe.phases):
-        fork = state
-        state = session.run_phase(phase, state)
-        session.save(state, f"phases/{number}-{phase.algorithm}")
-    session.draw()
-    if recipe.run.control:
-        session.train_control(fork, state)
-    # last, so that a folder with an adapter is a finished run
-    adapter = session.save(state, "adapter")
-    session.close()
-    return adapter
+    if not resume and checkpoints.found(folder / "checkpoints"):
+        raise RunError(
+            f"{folder} holds a stopped run; add --resume to go on with it (in Python, resume=True), or remove the folder to start anew"
+        )
+    # a run that ended before its first checkpoint leaves its recipe
+    if not resume and folder.exists() and any(folder.iterdir()) and not (folder / "recipe.yaml").exists():
+        raise RunError(f"run.output_dir: {folder} is not empty and holds no run of headstart; name another folder")
 
 
 @dataclass(frozen=True)
 class Session:
-    """The loaded parts of a run, and its files; `label` goes before the names that the control logs under."""
+    """The loaded parts of a run, and its files.
+
+    Args:
+        label: goes before the names that the control logs under.
+        ahead: how far the trackers' steps are ahead of the leg's own; the control's go back to where the last phase began.
+    """
 
     recipe: Recipe
     folder: Path
@@ -74,39 +102,70 @@ class Session:
     batcher: Batcher
     runtime: Runtime
     console: Console
+    identity: Identity
+    made_by: dict[str, Any] = field(default_factory=provenance)
     label: str = ""
+    ahead: int = 0
 
     @classmethod
-    def open(cls, recipe: Recipe, folder: Path, console: Console) -> "Session":
-        """Load the suite and see that every step can be drawn from it, then load the base."""
-        runtime = Runtime(folder, recipe.run.report_to)
-        spec = BaseSpec(**recipe.base.model_dump())
-        renderer = Renderer(load_tokenizer(spec), recipe.suite.max_length)
-        section = recipe.suite
+    def open(cls, recipe: Recipe, folder: Path, runtime: Runtime, console: Console, resume: bool) -> "tuple[Session, Position]":
+        """Load the suite and see that every step can be drawn from it, that the folder can be written and gone on from; then the base."""
+        spec, section = BaseSpec(**recipe.base.model_dump()), recipe.suite
+        with runtime.first():
+            renderer = Renderer(load_tokenizer(spec), section.max_length)
         suite, notes = prepare_suite(section.source, section.regime, renderer, section.support + section.query, recipe.seed)
         suite.split("meta_validation")
         # drawn for its errors, before the base is loaded
         shape = {"tasks": section.tasks_per_step, "support": section.support, "query": section.query}
         training_episode(suite, seed=recipe.seed, step=0, rank=runtime.ranks - 1, **shape)
+        identity = Identity(recipe.model_dump(mode="json"), suite.revision, fingerprint(base_folder(spec)), runtime.ranks)
+        stopped = going_on(folder / "checkpoints", identity, runtime) if resume else None
+        # no rank writes before all have seen the folder as it was
+        runtime.wait()
+        if runtime.is_main:
+            claim(folder, recipe)
         base = load_base(spec, runtime.device)
-        batcher = Batcher.of(base, renderer, recipe.suite.layout, recipe.suite.task_micro_batch)
+        batcher = Batcher.of(base, renderer, section.layout, section.task_micro_batch)
         learner = Learner(base, LoraSpec(**recipe.adapter.model_dump()), recipe.run.gradient_checkpointing)
         require_sites(recipe, learner)
-        session = cls(recipe, folder, suite, learner, batcher, runtime, console)
-        if runtime.is_main:
-            write_atomically(folder / "recipe.yaml", yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False).encode())
-            for stale in (folder / "metrics.jsonl", folder / "control" / "metrics.jsonl"):
-                stale.unlink(missing_ok=True)
+        session = cls(recipe, folder, suite, learner, batcher, runtime, console, identity)
         counts = ", ".join(f"{len(names)} {split}" for split, names in suite.splits.items())
         kind = f"{spec.quantization}, {spec.dtype}"
         session.say(*notes, f"{spec.id} ({kind}) on {runtime.device}, {runtime.ranks} rank(s); {batcher.layout} rows; tasks: {counts}")
-        if recipe.suite.layout == "auto" and not base.packs:
+        if section.layout == "auto" and not base.packs:
             session.say("rows are padded, since examples that share a row are not independent in this architecture")
-        return session
+        return session, session.begin(stopped)
 
-    def run_phase(self, phase: Phase, state: State, flops: int | None = None) -> State:
-        """Run one phase, for its steps or until it has spent `flops`, and note in the state what it took."""
-        before, clock = self.learner.flops, time.monotonic()
+    def begin(self, stopped: Checkpoint | None) -> Position:
+        """Where the run begins or goes on; the metrics are cut back to there, and the trackers started."""
+        fresh = State(self.learner.fresh_adapter(self.recipe.seed), {})
+        position = stopped.position if stopped else Position(0, Progress(fresh, fresh))
+        if stopped:
+            self.say(f"going on after step {position.steps}")
+            changed = [key for key, value in stopped.made_by.items() if value != self.made_by.get(key)]
+            if changed:
+                self.say(f"{', '.join(changed)} changed since the checkpoint; the result may differ in its last bits")
+        if self.runtime.is_main:
+            last = position.finished or position.progress.state
+            cut_metrics(self.folder / "metrics.jsonl", last.step if stopped else -1)
+            control_begun = position.leg + bool(position.progress.steps) > len(self.recipe.phases)
+            cut_metrics(self.folder / "control" / "metrics.jsonl", position.progress.state.step if control_begun else -1)
+        config = {key: value for key, value in checkpoints.scalars(self.identity.recipe).items() if value is not None}
+        self.runtime.track(config)
+        return position
+
+    def leg(self, position: Position) -> Leg | None:
+        """The leg at a position: a phase; then the control, plain multi-task for as many operations as the last phase took; then none."""
+        if position.finished is None:
+            return Leg(self.recipe.phases[position.leg])
+        if position.leg > len(self.recipe.phases) or not self.recipe.run.control:
+            return None
+        last = position.finished.spent[-1]
+        return Leg(MultitaskPhase(algorithm="multitask", steps=last.steps), last.flops)
+
+    def go_on(self, leg: Leg, position: Position, interrupt: Interrupt) -> Position:
+        """Go on with a leg until it is over or the run shall stop; a leg that is over leaves its adapter and the next one's beginning."""
+        session = self if position.finished is None else self.control(position)
         trainer = Trainer(
             recipe=self.recipe,
             suite=self.suite,
@@ -114,22 +173,47 @@ class Session:
             batcher=self.batcher,
             runtime=self.runtime,
             validate=self.validation(),
-            log=self.log,
-            save=self.save_unfinished,
+            log=session.log,
+            save=lambda progress: self.checkpoint(replace(position, progress=progress)),
+            interrupt=interrupt,
         )
-        with meter(f"{self.label}{phase.algorithm}", self.console, phase.steps, quiet=not self.runtime.is_main) as progress:
-            after = trainer.run(phase, state, progress, flops)
-        spent = Spent(phase.algorithm, after.step - state.step, self.learner.flops - before, round(time.monotonic() - clock, 1))
-        return replace(after, spent=(*state.spent, spent))
+        done = position.progress.share(leg)
+        name = f"{session.label}{leg.phase.algorithm}"
+        with meter(name, self.console, leg.phase.steps, quiet=not self.runtime.is_main, done=done) as progress:
+            position = replace(position, progress=trainer.run(leg, position.progress, progress))
+        return position if position.progress.share(leg) < 1 else session.end(leg, position)
 
-    def train_control(self, fork: State, finished: State) -> None:
-        """Train on from where the last phase started, plain multi-task, for as many counted operations as that phase took.
+    def end(self, leg: Leg, position: Position) -> Position:
+        """Save what a finished leg leaves, and begin the next; the control starts from where the last phase did."""
+        state = position.progress.end(leg)
+        if position.finished is not None:
+            self.save(state, "adapter")
+            return position.then(state)
+        self.save(state, f"phases/{position.leg}-{leg.phase.algorithm}")
+        if position.leg + 1 < len(self.recipe.phases):
+            return position.then(state)
+        self.draw()
+        return position.then(position.progress.start, finished=state)
 
-        The same layout and suite; it writes into the folder `control/`.
-        """
-        session = replace(self, folder=self.folder / "control", label="control/")
-        phase = MultitaskPhase(algorithm="multitask", steps=finished.spent[-1].steps)
-        session.save(session.run_phase(phase, fork, finished.spent[-1].flops), "adapter")
+    def control(self, position: Position) -> "Session":
+        """The session as the control uses it: the same layout and suite; it writes into the folder `control/`."""
+        return replace(self, folder=self.folder / "control", label="control/", ahead=position.before - position.progress.start.step)
+
+    def finish(self, position: Position) -> MetaAdapter:
+        """Save what the phases ended with."""
+        assert position.finished is not None
+        # the adapter last, so that a folder with one is a finished run
+        adapter = self.save(position.finished, "adapter")
+        if self.runtime.is_main:
+            shutil.rmtree(self.folder / "checkpoints", ignore_errors=True)
+        self.say(f"saved {self.folder / 'adapter'}")
+        return adapter
+
+    def checkpoint(self, position: Position) -> None:
+        """Save all that the run needs to go on from here."""
+        if self.runtime.is_main:
+            checkpoints.save(self.folder / "checkpoints", position, self.identity, self.made_by, self.recipe.run.save_total_limit)
+        self.runtime.wait()
 
     def validation(self) -> Validation:
         """Some validation tasks, the same in every look."""
@@ -147,17 +231,9 @@ class Session:
             plot_training([json.loads(line) for line in lines], self.folder / "curves.png")
 
     def close(self) -> None:
-        """Clear up: the trackers, the periodic saves, the base's plain layers."""
-        if self.runtime.is_main:
-            shutil.rmtree(self.folder / "unfinished", ignore_errors=True)
-            shutil.rmtree(self.folder / "control" / "unfinished", ignore_errors=True)
+        """Give back the trackers and the base's plain layers."""
         self.runtime.close()
         self.learner.close()
-        self.say(f"saved {self.folder / 'adapter'}")
-
-    def save_unfinished(self, state: State) -> None:
-        """Keep the state in the middle of a phase, over the one kept before."""
-        self.save(state, "unfinished")
 
     def save(self, state: State, name: str) -> MetaAdapter:
         """Write the state as an adapter folder of that name, whole or not at all."""
@@ -192,16 +268,19 @@ class Session:
             "user_turn": USER_TURN,
             "phases": [asdict(phase) for phase in spent],
             "cost": {"flops": sum(phase.flops for phase in spent), "seconds": round(sum(phase.seconds for phase in spent), 1)},
-            **provenance(),
+            **self.made_by,
         }
 
     def log(self, values: dict[str, float | str], step: int) -> None:
         """Append one line to the metrics file, and send its numbers to the trackers."""
         if self.runtime.is_main:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as lines:
-                lines.write(json.dumps({"step": step, **values}) + "\n")
-        self.runtime.log({f"{self.label}{name}": value for name, value in values.items() if not isinstance(value, str)}, step)
+            path = self.folder / "metrics.jsonl"
+            with writing(path):
+                self.folder.mkdir(parents=True, exist_ok=True)
+                with path.open("a", encoding="utf-8") as lines:
+                    lines.write(json.dumps({"step": step, **values}) + "\n")
+        numbers = {f"{self.label}{name}": value for name, value in values.items() if not isinstance(value, str)}
+        self.runtime.log(numbers, step + self.ahead)
 
     def say(self, *lines: str) -> None:
         """Print on the first rank."""
@@ -218,3 +297,42 @@ def require_sites(recipe: Recipe, learner: Learner) -> None:
     for number, phase in enumerate(recipe.phases):
         if not adaptation(phase.loop).adapting(learner.shapes()):
             raise TargetError(f"phases.{number}.inner.target_modules: {phase.loop.target_modules!r} matches none of the adapter's sites")
+
+
+def going_on(folder: Path, identity: Identity, runtime: Runtime) -> Checkpoint:
+    """The newest checkpoint, if this run may go on from it.
+
+    Raises:
+        RunError: as `load_newest` and `require_same`.
+    """
+    checkpoint = checkpoints.load_newest(folder, runtime.device)
+    checkpoints.require_same(checkpoint.identity, identity, folder)
+    return checkpoint
+
+
+def claim(folder: Path, recipe: Recipe) -> None:
+    """Write the resolved recipe, which also shows that the folder can be written.
+
+    Raises:
+        RunError: it cannot.
+    """
+    try:
+        write_atomically(folder / "recipe.yaml", yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False).encode())
+    except WriteError as error:
+        raise RunError(f"run.output_dir: {error}; name a folder that can be written") from error
+
+
+def cut_metrics(path: Path, last: int) -> None:
+    """Keep the rows of a metrics file up to a step, each as it is; no file where none is left.
+
+    A row that was cut short when its process was killed is of a later step, as every checkpoint comes after its step's row.
+    """
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else ():
+        if not line.endswith("\n") or json.loads(line)["step"] > last:
+            break
+        kept.append(line)
+    if kept:
+        write_atomically(path, "".join(kept).encode())
+    else:
+        path.unlink(missing_ok=True)
