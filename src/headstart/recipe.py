@@ -219,7 +219,7 @@ def parse_recipe(content: Mapping[str, Any], where: str = "recipe") -> Recipe:
         # JSON's strict reading takes lists for tuples and text for paths, which Python's does not
         return Recipe.model_validate_json(json.dumps(content, default=os.fspath), strict=True)
     except ValidationError as error:
-        faults = "\n".join(f"  {line}" for line in explain(error, content, Recipe))
+        faults = "\n".join(f"  {line}" for line in explain(error, content, Recipe.model_json_schema()))
         raise RecipeError(f"{where}:\n{faults}") from None
 
 

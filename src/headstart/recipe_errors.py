@@ -4,7 +4,7 @@ import difflib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from headstart.yaml12 import read_yaml, show
 
@@ -109,9 +109,8 @@ _TYPES = {
 }
 
 
-def known_paths(model: type[BaseModel]) -> list[str]:
-    """The dotted path of every key of a recipe, sections included; a list's items are `N`."""
-    schema = model.model_json_schema()
+def known_paths(schema: Mapping[str, Any]) -> list[str]:
+    """The dotted path of every key of a JSON schema, sections included; a list's items are `N`."""
     definitions = schema.get("$defs", {})
 
     def walk(node: Mapping[str, Any], path: str) -> Iterable[str]:
@@ -129,14 +128,14 @@ def known_paths(model: type[BaseModel]) -> list[str]:
     return list(dict.fromkeys(walk(schema, "")))
 
 
-def known_algorithms(model: type[BaseModel]) -> list[str]:
+def known_algorithms(schema: Mapping[str, Any]) -> list[str]:
     """The algorithms that a phase can name."""
-    properties = (part.get("properties", {}) for part in model.model_json_schema().get("$defs", {}).values())
+    properties = (part.get("properties", {}) for part in schema.get("$defs", {}).values())
     return [each["algorithm"]["const"] for each in properties if "const" in each.get("algorithm", {})]
 
 
-def explain(error: ValidationError, content: Mapping[str, Any], model: type[BaseModel]) -> list[str]:
-    """One line for every faulty place in a recipe's content, in pydantic's order."""
+def explain(error: ValidationError, content: Mapping[str, Any], schema: Mapping[str, Any]) -> list[str]:
+    """One line for every faulty place in a content that does not fit its JSON schema, in pydantic's order."""
     faults: dict[str, list[dict[str, Any]]] = {}
     for item in error.errors():
         fault = dict(item)
@@ -145,7 +144,7 @@ def explain(error: ValidationError, content: Mapping[str, Any], model: type[Base
             faults.setdefault(_path(fault, content), []).append(fault)
     # of a value that may be text or a list, the list's faulty item says it all
     places = [path for path in faults if not any(other.startswith(f"{path}.") for other in faults)]
-    return [_line(path, faults[path], known_paths(model), known_algorithms(model)) for path in places]
+    return [_line(path, faults[path], known_paths(schema), known_algorithms(schema)) for path in places]
 
 
 def _path(fault: Mapping[str, Any], content: Any) -> str:
@@ -175,7 +174,7 @@ def _line(path: str, faults: list[dict[str, Any]], paths: list[str], algorithms:
             return f"{path}.algorithm: {_unknown_algorithm(first['ctx']['tag'], algorithms)}"
         case "too_short":
             return f"{path}: an empty list; write at least one item"
-        case "model_type":
+        case "model_type" | "dataclass_type":
             keys = ", ".join(_children(path, paths))
             return f"{path}: expected a section of keys ({keys}), got {_got(first['input'])}"
     wanted = " or ".join(dict.fromkeys(_wanted(fault) for fault in faults))
@@ -193,7 +192,7 @@ def _wanted(fault: Mapping[str, Any]) -> str:
             return f"a number of at least {context['ge']:g}"
         case "less_than":
             return f"a number less than {context['lt']:g}"
-    return _TYPES.get(fault["type"], fault["msg"])
+    return _TYPES.get(fault["type"]) or str(fault["msg"])
 
 
 def _got(value: Any) -> str:
