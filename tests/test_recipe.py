@@ -5,7 +5,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from headstart.recipe import RecipeError, load_recipe, parse_recipe
+from headstart.algorithms import ALGORITHMS
+from headstart.recipe import Recipe, RecipeError, load_recipe, parse_recipe
+from headstart.recipe_errors import known_algorithms
 from headstart.shipped import shipped_recipes
 
 RECIPES = sorted((Path(__file__).parents[1] / "recipes").rglob("*.yaml"))
@@ -118,3 +120,7 @@ def test_numbers_without_a_dot_are_numbers(tmp_path):
 def test_shipped_inner_loop_is_the_last_phase_that_adapts():
     phases = [{"algorithm": "fomaml", "steps": 1, "inner": {"steps": 4}}, {"algorithm": "multitask", "steps": 1}]
     assert parse_recipe({"phases": phases}).inner.steps == 4
+
+
+def test_every_algorithm_has_its_phase():
+    assert set(known_algorithms(Recipe.model_json_schema())) == set(ALGORITHMS)
