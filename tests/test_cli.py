@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from headstart.adapter.meta_adapter import MetaAdapter
-from headstart.cli import ARMS, MISTAKE, SPLITS, app
+from headstart.cli import ARMS, MISTAKE, SPLITS, app, main
 from headstart.evaluation import arms
 from headstart.recipe import Recipe
 from headstart.tasks.sources import open_suite
@@ -20,7 +20,22 @@ OVERRIDES = ["suite.tasks_per_step=2", "suite.support=2", "suite.query=2", "suit
 
 
 def headstart(*arguments):
+    """In a process of its own, as a user has it."""
     return subprocess.run([sys.executable, "-m", "headstart", *map(str, arguments)], capture_output=True, text=True, timeout=120)
+
+
+@pytest.fixture
+def here(monkeypatch, capsys):
+    """The same command in this process, which need not import torch again."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["headstart", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stopped:
+            main()
+        printed = capsys.readouterr()
+        return subprocess.CompletedProcess(arguments, stopped.value.code, printed.out, printed.err)
+
+    return run
 
 
 @pytest.fixture(scope="module")
@@ -43,15 +58,33 @@ def data(tmp_path):
     return path
 
 
-def test_adapt_prints_before_and_after_and_saves(run_folder, data, tmp_path):
-    done = headstart("adapt", run_folder / "adapter", "--data", data, "--steps", 2, "--shots", 8, "--output", tmp_path / "out")
+def test_adapt_prints_before_and_after_and_saves(here, run_folder, data, tmp_path):
+    done = here("adapt", run_folder / "adapter", "--data", data, "--steps", 2, "--shots", 8, "--output", tmp_path / "out")
     assert done.returncode == 0, done.stderr
     assert "4 held-back rows" in done.stdout
     assert "after 2 steps" in done.stdout
     assert (tmp_path / "out" / "adapter_model.safetensors").exists()
-    again = headstart("adapt", run_folder / "adapter", "--data", data, "--output", tmp_path / "out")
+    again = here("adapt", run_folder / "adapter", "--data", data, "--output", tmp_path / "out")
     assert again.returncode == MISTAKE
     assert "exists already" in again.stderr
+
+
+def other_weights(base, folder):
+    """A copy of a base under other weights."""
+    shutil.copytree(base, folder)
+    tensors = load_file(folder / "model.safetensors")
+    save_file({**tensors, "model.norm.weight": tensors["model.norm.weight"] + 1e-3}, folder / "model.safetensors", {"format": "pt"})
+    return folder
+
+
+def test_adapting_to_a_variant_of_the_base_is_recorded(here, run_folder, tiny_folder, data, tmp_path):
+    other = other_weights(tiny_folder, tmp_path / "other")
+    options = ["--data", data, "--steps", 1, "--shots", 8, "--output", tmp_path / "out", "--base-source", other]
+    done = here("adapt", run_folder / "adapter", *options, "--allow-base-variant")
+    assert done.returncode == 0, done.stderr
+    about = json.loads((tmp_path / "out" / "headstart.json").read_text())
+    assert about["base"]["source"] == str(other)
+    assert about["base_variant_of"]["source"] == str(tiny_folder)
 
 
 def mistakes(run_folder, tiny_folder, data, tmp_path):
@@ -62,9 +95,7 @@ def mistakes(run_folder, tiny_folder, data, tmp_path):
     spoilt = shutil.copytree(adapter, tmp_path / "spoilt")
     weights = spoilt / "adapter_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-4])
-    other = shutil.copytree(tiny_folder, tmp_path / "other")
-    tensors = load_file(other / "model.safetensors")
-    save_file({**tensors, "model.norm.weight": tensors["model.norm.weight"] + 1e-3}, other / "model.safetensors", {"format": "pt"})
+    other = other_weights(tiny_folder, tmp_path / "other")
     return {
         "unknown recipe": (["meta-train", "nope"], "no recipe file 'nope', and none is shipped under that name; shipped: "),
         "unknown key": (["check", "quickstart", "suite.suport=3"], "suite.suport: unknown key; did you mean suite.support?"),
@@ -88,12 +119,14 @@ def mistakes(run_folder, tiny_folder, data, tmp_path):
     }
 
 
-def test_mistakes_give_a_message_and_a_code_but_no_traceback(run_folder, tiny_folder, data, tmp_path):
+def test_mistakes_give_a_message_and_a_code_but_no_traceback(here, run_folder, tiny_folder, data, tmp_path):
+    done = headstart("check", "nope")
+    assert (done.returncode, done.stdout) == (MISTAKE, "")
+    assert "Traceback" not in done.stderr
     for name, (arguments, words) in mistakes(run_folder, tiny_folder, data, tmp_path).items():
-        done = headstart(*arguments)
+        done = here(*arguments)
         assert done.returncode == MISTAKE, (name, done.stderr)
         assert words in done.stderr, name
-        assert "Traceback" not in done.stderr, name
 
 
 def test_schema_is_the_recipes():
