@@ -6,8 +6,8 @@ import struct
 import pytest
 import torch
 from rich.console import Console
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from tiny import build_tokenizer, save_tiny_base
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from headstart.batches import Batcher
 from headstart.model.base import BaseSpec, load_base
@@ -15,24 +15,6 @@ from headstart.model.learner import Learner, LoraSpec
 from headstart.tasks.episodes import Draw, training_episode
 from headstart.tasks.render import Renderer
 from headstart.tasks.task import Example, Task, TaskSuite
-
-# As SmolLM2's does, it puts a system turn in front where the conversation has none.
-CHAT_TEMPLATE = (
-    "{% if messages[0]['role'] != 'system' %}<|im_start|>system\nBe brief<|im_end|>\n{% endif %}"
-    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
-
-
-def build_tokenizer():
-    """A byte-level tokenizer: every byte its own token, no merges."""
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokenizer = Tokenizer(models.BPE(vocab={symbol: index for index, symbol in enumerate(alphabet)}, merges=[]))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens(["<|im_start|>", "<|im_end|>"])
-    special = {"bos_token": "<|im_start|>", "eos_token": "<|im_end|>", "pad_token": "<|im_end|>"}
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, chat_template=CHAT_TEMPLATE, **special)
 
 
 @pytest.fixture
@@ -42,25 +24,8 @@ def tokenizer():
 
 @pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory):
-    """A saved two-layer Llama; its sizes are multiples of 64, as 4-bit blocks want."""
-    folder = tmp_path_factory.mktemp("tiny-base")
-    tokenizer = build_tokenizer()
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=2048,
-        initializer_range=0.2,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-    LlamaForCausalLM(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
+    """A saved two-layer Llama with its tokenizer."""
+    return save_tiny_base(tmp_path_factory.mktemp("tiny-base"))
 
 
 @pytest.fixture(scope="session")

@@ -1,21 +1,41 @@
 """The command line: what it prints, what it leaves, and that a user's mistake gives a message, a code and no traceback."""
 
 import json
+import os
+import shutil
 import subprocess
 import sys
 
 import pytest
+from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from headstart.adapter.meta_adapter import MetaAdapter
-from headstart.cli import MISTAKE, app
+from headstart.cli import ARMS, MISTAKE, SPLITS, app, main
+from headstart.evaluation import arms
 from headstart.recipe import Recipe
+from headstart.tasks.sources import open_suite
 
 OVERRIDES = ["suite.tasks_per_step=2", "suite.support=2", "suite.query=2", "suite.max_length=400", "run.eval_tasks=1", "run.control=false"]
 
 
 def headstart(*arguments):
+    """In a process of its own, as a user has it."""
     return subprocess.run([sys.executable, "-m", "headstart", *map(str, arguments)], capture_output=True, text=True, timeout=120)
+
+
+@pytest.fixture
+def here(monkeypatch, capsys):
+    """The same command in this process, which need not import torch again."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["headstart", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stopped:
+            main()
+        printed = capsys.readouterr()
+        return subprocess.CompletedProcess(arguments, stopped.value.code, printed.out, printed.err)
+
+    return run
 
 
 @pytest.fixture(scope="module")
@@ -38,26 +58,59 @@ def data(tmp_path):
     return path
 
 
-def test_adapt_prints_before_and_after_and_saves(run_folder, data, tmp_path):
-    done = headstart("adapt", run_folder / "adapter", "--data", data, "--steps", 2, "--shots", 8, "--output", tmp_path / "out")
+def test_adapt_prints_before_and_after_and_saves(here, run_folder, data, tmp_path):
+    done = here("adapt", run_folder / "adapter", "--data", data, "--steps", 2, "--shots", 8, "--output", tmp_path / "out")
     assert done.returncode == 0, done.stderr
     assert "4 held-back rows" in done.stdout
     assert "after 2 steps" in done.stdout
     assert (tmp_path / "out" / "adapter_model.safetensors").exists()
-    again = headstart("adapt", run_folder / "adapter", "--data", data, "--output", tmp_path / "out")
+    again = here("adapt", run_folder / "adapter", "--data", data, "--output", tmp_path / "out")
     assert again.returncode == MISTAKE
     assert "exists already" in again.stderr
 
 
-def mistakes(run_folder, data, tmp_path):
+def other_weights(base, folder):
+    """A copy of a base under other weights."""
+    shutil.copytree(base, folder)
+    tensors = load_file(folder / "model.safetensors")
+    save_file({**tensors, "model.norm.weight": tensors["model.norm.weight"] + 1e-3}, folder / "model.safetensors", {"format": "pt"})
+    return folder
+
+
+def test_adapting_to_a_variant_of_the_base_is_recorded(here, run_folder, tiny_folder, data, tmp_path):
+    other = other_weights(tiny_folder, tmp_path / "other")
+    options = ["--data", data, "--steps", 1, "--shots", 8, "--output", tmp_path / "out", "--base-source", other]
+    done = here("adapt", run_folder / "adapter", *options, "--allow-base-variant")
+    assert done.returncode == 0, done.stderr
+    about = json.loads((tmp_path / "out" / "headstart.json").read_text())
+    assert about["base"]["source"] == str(other)
+    assert about["base_variant_of"]["source"] == str(tiny_folder)
+
+
+def mistakes(run_folder, tiny_folder, data, tmp_path):
     broken = tmp_path / "broken.jsonl"
     broken.write_text('{"input": "a"}\n')
     adapter = run_folder / "adapter"
+    tiny = [f"base.source={tiny_folder}", "base.id=test/tiny", f"run.output_dir={tmp_path / 'new'}"]
+    spoilt = shutil.copytree(adapter, tmp_path / "spoilt")
+    weights = spoilt / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-4])
+    other = other_weights(tiny_folder, tmp_path / "other")
     return {
-        "unknown recipe": (["meta-train", "nope"], "no shipped recipe 'nope'"),
-        "unknown key": (["check", "quickstart", "suite.suport=3"], "suite.suport: unknown key"),
+        "unknown recipe": (["meta-train", "nope"], "no recipe file 'nope', and none is shipped under that name; shipped: "),
+        "unknown key": (["check", "quickstart", "suite.suport=3"], "suite.suport: unknown key; did you mean suite.support?"),
+        "another tool's key": (["check", "quickstart", "lora_r=3"], "lora_r: unknown key; here it is adapter.r"),
+        "number as text": (["check", "quickstart", "outer.learning_rate='3e-4'"], "write it without quotes: 3e-4"),
+        "no such base": (["check", "quickstart", f"base.source={tmp_path / 'gone'}"], "there is no folder"),
+        "no such target": (["meta-train", "quickstart", *tiny, "adapter.target_modules=[query]"], "'query' matches nothing in this base"),
+        "too few rows": (["meta-train", "quickstart", *tiny, "suite.support=9999"], "lower suite.support and suite.query"),
+        "weights cut off": (["evaluate", spoilt], "adapter_model.safetensors: cut off"),
+        "another base": (
+            ["adapt", adapter, "--data", data, "--shots", 4, "--base-source", other],
+            "accept these with --allow-base-variant",
+        ),
         "finished run": (["meta-train", run_folder / "recipe.yaml"], "already holds a finished run"),
-        "no such adapter": (["evaluate", tmp_path / "gone"], "no such adapter folder"),
+        "no such adapter": (["evaluate", tmp_path / "gone"], "there is no adapter folder"),
         "unknown arm": (["evaluate", adapter, "--arms", "best"], "unknown arm 'best'"),
         "unknown suite": (["evaluate", adapter, "--suite", tmp_path / "gone"], "there is no suite"),
         "missing file": (["adapt", adapter, "--data", tmp_path / "gone.jsonl"], "no such file"),
@@ -66,12 +119,14 @@ def mistakes(run_folder, data, tmp_path):
     }
 
 
-def test_mistakes_give_a_message_and_a_code_but_no_traceback(run_folder, data, tmp_path):
-    for name, (arguments, words) in mistakes(run_folder, data, tmp_path).items():
-        done = headstart(*arguments)
+def test_mistakes_give_a_message_and_a_code_but_no_traceback(here, run_folder, tiny_folder, data, tmp_path):
+    done = headstart("check", "nope")
+    assert (done.returncode, done.stdout) == (MISTAKE, "")
+    assert "Traceback" not in done.stderr
+    for name, (arguments, words) in mistakes(run_folder, tiny_folder, data, tmp_path).items():
+        done = here(*arguments)
         assert done.returncode == MISTAKE, (name, done.stderr)
         assert words in done.stderr, name
-        assert "Traceback" not in done.stderr, name
 
 
 def test_schema_is_the_recipes():
@@ -102,3 +157,55 @@ def test_help_comes_without_loading_torch():
 
 def test_meta_trained_adapter_can_be_read(run_folder):
     assert MetaAdapter.from_pretrained(run_folder / "adapter").record["recipe"]["phases"][1]["algorithm"] == "fomaml"
+
+
+def complete(*words):
+    """What bash is offered for the last word, and whether torch was loaded for it."""
+    environment = {**os.environ, "_HEADSTART_COMPLETE": "complete_bash", "COMP_WORDS": " ".join(words), "COMP_CWORD": str(len(words) - 1)}
+    code = (
+        "import sys, atexit; sys.argv = ['headstart']; atexit.register(lambda: print('torch' in sys.modules)); "
+        "from headstart.cli import main; main()"
+    )
+    *offered, loaded = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, env=environment
+    ).stdout.split()
+    return offered, loaded == "True"
+
+
+@pytest.mark.parametrize(
+    ("words", "offered"),
+    [
+        (("headstart", "check", "quick"), ["quickstart"]),
+        (("headstart", "meta-train", "quick"), ["quickstart"]),
+        (("headstart", "evaluate", "x", "--split", "meta_"), list(SPLITS)),
+        (("headstart", "evaluate", "x", "--arms", "meta,r"), ["meta,random"]),
+        (("headstart", "meta"), ["meta-train"]),
+    ],
+)
+def test_shells_complete_without_loading_torch(words, offered):
+    assert complete(*words) == (offered, False)
+
+
+def test_adapters_are_completed(tmp_path, monkeypatch):
+    for name in ("smollm2-builtin", "other"):
+        (tmp_path / "adapters" / name).mkdir(parents=True)
+        (tmp_path / "adapters" / name / "adapter_config.json").write_text("{}")
+    monkeypatch.setattr("headstart.shipped.shipped_folder", lambda kind: tmp_path / kind)
+    monkeypatch.setenv("_HEADSTART_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", "headstart adapt smol")
+    monkeypatch.setenv("COMP_CWORD", "2")
+    printed = CliRunner().invoke(app, [], prog_name="headstart").stdout
+    assert printed.split() == ["smollm2-builtin"]
+
+
+def test_completion_can_be_installed(monkeypatch):
+    assert "--install-completion" in CliRunner().invoke(app, ["--help"]).stdout
+    # the shell that runs the tests is not asked which one it is
+    monkeypatch.setenv("_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION", "1")
+    printed = CliRunner().invoke(app, ["--show-completion", "bash"], prog_name="headstart").stdout
+    assert "_HEADSTART_COMPLETE=complete_bash" in printed
+
+
+def test_what_is_completed_is_what_there_is():
+    assert set(ARMS) == set(arms.ARMS)
+    assert set(SPLITS) == set(open_suite("builtin").splits)

@@ -3,8 +3,12 @@
 from pathlib import Path
 
 import pytest
+import yaml
 
-from headstart.recipe import RecipeError, load_recipe, parse_recipe, shipped_recipes
+from headstart.algorithms import ALGORITHMS
+from headstart.recipe import Recipe, RecipeError, load_recipe, parse_recipe
+from headstart.recipe_errors import known_algorithms
+from headstart.shipped import shipped_recipes
 
 RECIPES = sorted((Path(__file__).parents[1] / "recipes").rglob("*.yaml"))
 MINIMAL = {"phases": [{"algorithm": "fomaml", "steps": 2}]}
@@ -37,21 +41,17 @@ def test_overrides_go_through_the_same_door(overrides, read):
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
-        (["suite.suport=3"], r"suite\.suport: unknown key; did you mean 'support'"),
-        (["outer.learning_rate=-1"], r"outer\.learning_rate: Input should be greater than 0, got -1"),
-        (["suite.tasks_per_step=many"], r"suite\.tasks_per_step: .*got 'many'"),
+        (["suite.suport=3"], r"suite\.suport: unknown key; did you mean suite\.support\?"),
         (["phases.1.algorithm=maml"], r"phases\.1\.algorithm: algorithm `maml` .* use `fomaml`"),
-        (["phases.1.algorithm=mamml"], r"phases\.1"),
-        (["phases.0.inner.steps=2"], r"phases\.0\.inner: unknown key"),
         (["phases.7.steps=1"], "needs an index from 0 to 1"),
         (["seed.x=1"], "seed is the value 0, which has no keys"),
         (["phases.x.steps=1"], "needs an index from 0 to 1"),
+        (["phases.²=1"], "needs an index from 0 to 1"),
         (["evaluation.steps=[0]", "evaluation.steps.0.x=1"], r"evaluation\.steps\.0 is the value 0, which has no keys"),
         (["outer.learning_rate=[1,"], r"'outer\.learning_rate=\[1,': the value is not valid YAML"),
         (["seed"], "write it as a.b=value"),
         (["=3"], "write it as a.b=value"),
-        (["lora_alpha=8"], "lora_alpha: unknown key; another section or algorithm has it"),
-        (["base.quantization=int8"], r"base\.quantization"),
+        (["base.quantization=int8"], r"base\.quantization: expected none or nf4, got the text 'int8'"),
     ],
 )
 def test_faults_have_their_dotted_path(overrides, words):
@@ -73,7 +73,9 @@ def test_every_fault_is_reported_at_once():
     assert "seed" in str(caught.value)
 
 
-@pytest.mark.parametrize(("source", "words"), [("quikstart", "did you mean 'quickstart'"), ("none.yaml", "no such recipe file")])
+@pytest.mark.parametrize(
+    ("source", "words"), [("quikstart", "did you mean 'quickstart'"), ("none.yaml", "no recipe file 'none.yaml'.*shipped: .*quickstart")]
+)
 def test_unknown_recipes_are_named(source, words):
     with pytest.raises(RecipeError, match=words):
         load_recipe(source)
@@ -92,6 +94,24 @@ def test_malformed_files_are_refused(tmp_path, text, words):
         load_recipe(tmp_path / "bad.yaml")
 
 
+def test_aliases_are_copies(tmp_path):
+    (tmp_path / "r.yaml").write_text("phases: [&one {algorithm: multitask, steps: 1}, *one]\n")
+    recipe = load_recipe(tmp_path / "r.yaml", ["phases.0.steps=5"])
+    assert [phase.steps for phase in recipe.phases] == [5, 1]
+
+
+def test_a_file_comes_before_a_shipped_name(tmp_path, monkeypatch):
+    (tmp_path / "quickstart").write_text("phases: [{algorithm: multitask, steps: 77}]")
+    monkeypatch.chdir(tmp_path)
+    assert load_recipe("quickstart").phases[0].steps == 77
+
+
+def test_a_recipe_written_out_reads_back(tmp_path):
+    recipe = load_recipe("quickstart", ["outer.learning_rate=1e-5", "run.output_dir=no"])
+    (tmp_path / "r.yaml").write_text(yaml.safe_dump(recipe.model_dump(mode="json")))
+    assert load_recipe(tmp_path / "r.yaml") == recipe
+
+
 def test_numbers_without_a_dot_are_numbers(tmp_path):
     (tmp_path / "r.yaml").write_text("phases: [{algorithm: multitask, steps: 1}]\nouter: {learning_rate: 3e-4}\n")
     assert load_recipe(tmp_path / "r.yaml").outer.learning_rate == 3e-4
@@ -100,3 +120,7 @@ def test_numbers_without_a_dot_are_numbers(tmp_path):
 def test_shipped_inner_loop_is_the_last_phase_that_adapts():
     phases = [{"algorithm": "fomaml", "steps": 1, "inner": {"steps": 4}}, {"algorithm": "multitask", "steps": 1}]
     assert parse_recipe({"phases": phases}).inner.steps == 4
+
+
+def test_every_algorithm_has_its_phase():
+    assert set(known_algorithms(Recipe.model_json_schema())) == set(ALGORITHMS)

@@ -15,10 +15,42 @@ import typer
 from rich.console import Console
 
 from headstart.errors import HeadstartError
+from headstart.shipped import shipped_adapters, shipped_recipes
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Learn LoRA initialisations over tasks.")
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help="Learn LoRA initialisations over tasks.")
+SPLITS = ("meta_train", "meta_validation", "meta_test")
+ARMS = ("random", "multitask", "meta_adamw", "meta")
 DIVERGED, MISTAKE, STOPPED = 1, 2, 130
 FILE_WIDTH = 120
+
+
+def _recipes(incomplete: str) -> list[str]:
+    """Shipped recipes that a shell may complete to; nothing here imports torch, for which no shell should wait."""
+    return [name for name in shipped_recipes() if name.startswith(incomplete)]
+
+
+def _adapters(incomplete: str) -> list[str]:
+    return [name for name in shipped_adapters() if name.startswith(incomplete)]
+
+
+def _splits(incomplete: str) -> list[str]:
+    return [name for name in SPLITS if name.startswith(incomplete)]
+
+
+def _arms(incomplete: str) -> list[str]:
+    """The arms not yet named, behind the comma-separated ones that are."""
+    before, comma, last = incomplete.rpartition(",")
+    return [f"{before}{comma}{name}" for name in ARMS if name.startswith(last) and name not in before.split(",")]
+
+
+RecipeName = Annotated[str, typer.Argument(help="a recipe file, or the name of a shipped recipe", autocompletion=_recipes)]
+AdapterName = Annotated[str, typer.Argument(help="a meta-adapter's folder, or a shipped one's name", autocompletion=_adapters)]
+BaseSource = Annotated[
+    str | None, typer.Option("--base-source", help="`hub`, `bundled` or a folder with the base's weights; by default as the adapter says")
+]
+AllowVariant = Annotated[
+    bool, typer.Option("--allow-base-variant", help="accept other weights of the adapter's base; recorded in the result")
+]
 
 
 def main() -> None:
@@ -36,7 +68,7 @@ def main() -> None:
 
 @app.command("meta-train")
 def meta_train(
-    recipe: Annotated[str, typer.Argument(help="a recipe file, or the name of a shipped recipe")],
+    recipe: RecipeName,
     overrides: Annotated[list[str] | None, typer.Argument(metavar="[A.B=VALUE]...", help="values over the recipe's")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="go on with the stopped run in run.output_dir")] = False,
 ) -> None:
@@ -59,37 +91,62 @@ def meta_train(
 
 @app.command()
 def adapt(
-    adapter: Annotated[Path, typer.Argument(help="a meta-adapter's folder")],
+    adapter: AdapterName,
     data: Annotated[Path, typer.Option(help="rows of one task: .jsonl or .csv with `input`, `output` and, if any, `instruction`")],
     steps: Annotated[int, typer.Option(min=0, help="adaptation steps")] = 10,
     shots: Annotated[int, typer.Option(min=1, help="rows to adapt on; the rest is held back and measured on")] = 16,
     output: Annotated[Path | None, typer.Option(help="where to save the adapted adapter; adapted/NAME-OF-DATA by default")] = None,
+    base_source: BaseSource = None,
+    allow_base_variant: AllowVariant = False,
 ) -> None:
     """Fine-tune a meta-adapter on a few rows of your own, and measure on the rest."""
     from headstart.adapter.held_back import adapt_and_compare
 
-    adapt_and_compare(adapter, data, steps=steps, shots=shots, output=output or Path("adapted") / data.stem, console=_console())
+    adapt_and_compare(
+        adapter,
+        data,
+        steps=steps,
+        shots=shots,
+        output=output or Path("adapted") / data.stem,
+        console=_console(),
+        base_source=base_source,
+        allow_base_variant=allow_base_variant,
+    )
 
 
 @app.command()
 def evaluate(
-    adapter: Annotated[Path, typer.Argument(help="a meta-adapter's folder")],
+    adapter: AdapterName,
     overrides: Annotated[list[str] | None, typer.Argument(metavar="[evaluation.B=VALUE]...", help="values over the recipe's")] = None,
     suite: Annotated[str | None, typer.Option(help="`builtin` or a suite's folder; by default the one it was trained on")] = None,
-    split: Annotated[str, typer.Option(help="the split to measure on")] = "meta_test",
-    arms: Annotated[str | None, typer.Option(help="comma-separated: random, multitask, meta_adamw, meta")] = None,
-    output: Annotated[Path | None, typer.Option(help="where to write; by default beside the adapter, and into its card")] = None,
+    split: Annotated[str, typer.Option(help="the split to measure on", autocompletion=_splits)] = "meta_test",
+    arms: Annotated[str | None, typer.Option(help=f"comma-separated: {', '.join(ARMS)}", autocompletion=_arms)] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="where to write; by default beside the adapter and into its card, for a shipped one evaluated/NAME")
+    ] = None,
+    base_source: BaseSource = None,
+    allow_base_variant: AllowVariant = False,
 ) -> None:
     """Compare a meta-adapter with its baselines on held-out tasks."""
     from headstart.evaluation.run import evaluate
 
     names = [name.strip() for name in arms.split(",")] if arms is not None else None
-    evaluate(adapter, suite=suite, split=split, arms=names, output=output, overrides=overrides or (), console=_console())
+    evaluate(
+        adapter,
+        suite=suite,
+        split=split,
+        arms=names,
+        output=output,
+        overrides=overrides or (),
+        base_source=base_source,
+        allow_base_variant=allow_base_variant,
+        console=_console(),
+    )
 
 
 @app.command()
 def check(
-    recipe: Annotated[str, typer.Argument(help="a recipe file, or the name of a shipped recipe")],
+    recipe: RecipeName,
     overrides: Annotated[list[str] | None, typer.Argument(metavar="[A.B=VALUE]...", help="values over the recipe's")] = None,
 ) -> None:
     """Check a recipe without training: its suite, its tokens, and one example as the model will see it."""

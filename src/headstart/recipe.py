@@ -1,17 +1,18 @@
 """The one typed configuration: what a recipe may say, and how it is read."""
 
-import difflib
-import re
-from collections.abc import Sequence
-from importlib.resources import files
+import json
+import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from headstart.errors import HeadstartError
+from headstart.recipe_errors import explain
+from headstart.shipped import by_name, shipped_recipes
 from headstart.tasks.regimes import Regime
+from headstart.yaml12 import read_yaml
 
 PositiveInt = Annotated[int, Field(ge=1)]
 NonNegativeInt = Annotated[int, Field(ge=0)]
@@ -24,7 +25,7 @@ class RecipeError(HeadstartError):
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class BaseSection(_Section):
@@ -188,7 +189,7 @@ class EvaluationSection(_Section):
 class Recipe(_Section):
     """A whole run: base, adapter, suite, phases, outer optimiser."""
 
-    seed: NonNegativeInt = 0
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     base: BaseSection = BaseSection()
     adapter: AdapterSection = AdapterSection()
     suite: SuiteSection = SuiteSection()
@@ -212,8 +213,8 @@ def load_recipe(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """
     path = recipe_path(source)
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        content = read_yaml(path.read_text(encoding="utf-8"))
+    except ValueError as error:
         raise RecipeError(f"{path}: not valid YAML: {error}") from error
     if not isinstance(content, dict):
         raise RecipeError(f"{path}: a recipe is a mapping of sections, such as `base:` and `phases:`")
@@ -222,52 +223,28 @@ def load_recipe(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     return parse_recipe(content, str(path))
 
 
-def parse_recipe(content: dict[str, Any], where: str = "recipe") -> Recipe:
-    """Check a recipe's content.
+def parse_recipe(content: Mapping[str, Any], where: str = "recipe") -> Recipe:
+    """Check a recipe's content, of which nothing is converted to fit: `true` is no number, and `'3e-4'` is text.
 
     Raises:
-        RecipeError: as `load_recipe`.
+        RecipeError: as `load_recipe`; it names every fault.
     """
     try:
-        return Recipe.model_validate(content)
+        # JSON's strict reading takes lists for tuples and text for paths, which Python's does not
+        return Recipe.model_validate_json(json.dumps(content, default=os.fspath), strict=True)
     except ValidationError as error:
-        faults = "\n".join(f"  {_fault(dict(item))}" for item in error.errors())
+        faults = "\n".join(f"  {line}" for line in explain(error, content, Recipe.model_json_schema()))
         raise RecipeError(f"{where}:\n{faults}") from None
 
 
 def recipe_path(source: str | Path) -> Path:
-    """The file of a recipe: an existing path, or a shipped recipe's name.
+    """The file of a recipe: an existing file, else a shipped recipe's name.
 
     Raises:
         RecipeError: neither.
     """
     path = Path(source)
-    if path.suffix in (".yaml", ".yml"):
-        if path.is_file():
-            return path
-        raise RecipeError(f"{path}: no such recipe file; shipped recipes: {', '.join(shipped_recipes())}")
-    shipped = shipped_recipes()
-    if str(source) not in shipped:
-        near = difflib.get_close_matches(str(source), shipped, 1)
-        raise RecipeError(
-            f"no shipped recipe {str(source)!r}{f'; did you mean {near[0]!r}?' if near else ''}; shipped: {', '.join(shipped)}"
-        )
-    return shipped[str(source)]
-
-
-def shipped_recipes() -> dict[str, Path]:
-    """Name -> file of the recipes that travel with the package, or lie beside it in a checkout."""
-    packaged = Path(str(files("headstart"))) / "recipes"
-    checkout = Path(__file__).parents[2] / "recipes"
-    folder = packaged if packaged.is_dir() else checkout
-    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML 1.2's numbers: PyYAML reads `3e-4` as text."""
-
-
-_Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$"), list("-+0123456789."))
+    return path if path.is_file() else by_name(str(source), shipped_recipes(), "recipe file", RecipeError)
 
 
 def apply_override(content: dict[str, Any], text: str) -> None:
@@ -284,8 +261,8 @@ def apply_override(content: dict[str, Any], text: str) -> None:
     for depth, key in enumerate(parents):
         node = _child(node, key, ".".join(parents[: depth + 1]), text)
     try:
-        node[_index(node, last, path, text) if isinstance(node, list) else last] = yaml.load(value, Loader=_Loader)
-    except yaml.YAMLError as error:
+        node[_index(node, last, path, text) if isinstance(node, list) else last] = read_yaml(value)
+    except ValueError as error:
         raise RecipeError(f"override {text!r}: the value is not valid YAML: {error}") from error
 
 
@@ -297,36 +274,6 @@ def _child(node: Any, key: str, path: str, text: str) -> Any:
 
 
 def _index(node: list[Any], key: str, path: str, text: str) -> int:
-    if not key.isdigit() or int(key) >= len(node):
+    if not key.isdecimal() or int(key) >= len(node):
         raise RecipeError(f"override {text!r}: {path} needs an index from 0 to {len(node) - 1}")
     return int(key)
-
-
-_UNTIL_IT_COMES = "algorithm `maml` (exact second order) is not part of this version; use `fomaml`, its first-order form"
-
-
-def _fault(error: dict[str, Any]) -> str:
-    location = [part for part in error["loc"] if part not in ("multitask", "reptile", "fomaml")]
-    path = ".".join(map(str, location))
-    if error["type"] == "union_tag_invalid" and error["ctx"]["tag"] == "maml":
-        return f"{path}.algorithm: {_UNTIL_IT_COMES}"
-    if error["type"] == "extra_forbidden":
-        return f"{path}: unknown key{_hint(str(location[-1]))}"
-    if error["type"] == "literal_error":
-        near = difflib.get_close_matches(str(error["input"]), re.findall(r"'([^']*)'", error["ctx"]["expected"]), 1)
-        return f"{path}: {error['msg']}, got {error['input']!r}{f'; did you mean {near[0]!r}?' if near else ''}"
-    return f"{path}: {error['msg']}, got {error['input']!r}" if not isinstance(error["input"], dict) else f"{path}: {error['msg']}"
-
-
-def _hint(key: str) -> str:
-    keys = _all_keys()
-    if key in keys:
-        return "; another section or algorithm has it"
-    near = difflib.get_close_matches(key, keys, 1, 0.6)
-    return f"; did you mean {near[0]!r}?" if near else ""
-
-
-def _all_keys() -> list[str]:
-    """Every key of the schema, at any depth."""
-    schema = Recipe.model_json_schema()
-    return sorted({key for part in (schema, *schema["$defs"].values()) for key in part.get("properties", {})})

@@ -8,13 +8,15 @@ import pytest
 import torch
 from bitsandbytes.nn import Linear4bit
 from peft import PeftModel
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
-from headstart.adapter.files import AdapterError
+from headstart import shipped
+from headstart.adapter.header import AdapterError
 from headstart.adapter.meta_adapter import Adaptation, MetaAdapter
 from headstart.model.base import load_base
 from headstart.model.learner import Learner, LoraSpec
 from headstart.model.sites import handing
+from headstart.tasks.task import Example, SuiteError
 
 IDS = torch.tensor([[5, 60, 200, 17, 90, 3, 250, 8]])
 RECORD = {"name": "toy", "suite": {"name": "toy", "training_tasks": 4}, "user_turn": "{instruction}\n{input}", "seed": 0, "machine": "here"}
@@ -85,23 +87,50 @@ def edit_json(path, **changes):
     path.write_text(json.dumps({**content, **changes}))
 
 
-def drop_a_key(folder):
-    path = folder / "adapter_model.safetensors"
-    tensors = load_file(path)
-    tensors.pop(next(iter(tensors)))
-    save_file(tensors, path, metadata={"format": "pt"})
-    (folder / "rates.safetensors").unlink()
+def edit_part(folder, part, **changes):
+    """Change keys inside a section of headstart.json; a key given as `...` goes."""
+    path = folder / "headstart.json"
+    content = json.loads(path.read_text())
+    merged = {**content[part], **changes}
+    edit_json(path, **{part: {key: value for key, value in merged.items() if value is not ...}})
 
 
 FAULTS = {
-    "no weights": (lambda folder: (folder / "adapter_model.safetensors").unlink(), "safetensors only"),
-    "broken weights": (lambda folder: (folder / "adapter_model.safetensors").write_bytes(b"123"), "not a readable"),
-    "no record": (lambda folder: (folder / "headstart.json").unlink(), "headstart.json: no such file"),
-    "broken record": (lambda folder: (folder / "headstart.json").write_text("{"), "not valid JSON"),
-    "newer record": (lambda folder: edit_json(folder / "headstart.json", schema_version=99), "newer headstart"),
-    "record without a base": (lambda folder: edit_json(folder / "headstart.json", base={}), "incomplete"),
-    "DoRA": (lambda folder: edit_json(folder / "adapter_config.json", use_dora=True), "use_dora"),
-    "foreign rates": (lambda folder: save_file({"x": torch.zeros(1)}, folder / "rates.safetensors"), "rates.safetensors: does not fit"),
+    "no record": (lambda folder: (folder / "headstart.json").unlink(), "headstart.json: no such file; this is a plain PEFT adapter"),
+    "broken record": (lambda folder: (folder / "headstart.json").write_text("{"), "headstart.json: not valid JSON"),
+    "record that is a list": (lambda folder: (folder / "headstart.json").write_text("[]"), "headstart.json: expected a JSON object"),
+    "newer record": (lambda folder: edit_json(folder / "headstart.json", schema_version=99), "newer headstart .schema 99.*upgrade"),
+    "version as text": (lambda folder: edit_json(folder / "headstart.json", schema_version="1"), "schema_version: expected a whole number"),
+    "adapted adapter": (lambda folder: edit_json(folder / "headstart.json", kind="adapted_adapter"), "give the meta-adapter it came from"),
+    "another kind": (lambda folder: edit_json(folder / "headstart.json", kind="x"), "kind: expected meta_adapter, got the text 'x'"),
+    "record without a base": (lambda folder: edit_json(folder / "headstart.json", base={}), "headstart.json: base.id: missing"),
+    "base that is text": (lambda folder: edit_json(folder / "headstart.json", base="x"), "base: expected a section of keys"),
+    "no fingerprint": (lambda folder: edit_part(folder, "base", fingerprint=...), r"base\.fingerprint: missing"),
+    "empty fingerprint": (lambda folder: edit_part(folder, "base", fingerprint=""), r"base\.fingerprint"),
+    "unknown quantisation": (lambda folder: edit_part(folder, "base", quantization="int8"), r"base\.quantization: expected none or nf4"),
+    "unknown type": (lambda folder: edit_part(folder, "base", dtype="float8"), r"base\.dtype: expected float32, bfloat16 or float16"),
+    "steps as text": (
+        lambda folder: edit_part(folder, "adaptation", steps="3"),
+        r"adaptation\.steps: expected a whole number, got the text",
+    ),
+    "rate of zero": (lambda folder: edit_part(folder, "adaptation", learning_rate=0), r"adaptation\.learning_rate: .*greater than 0"),
+    "rate that is no number": (lambda folder: edit_part(folder, "adaptation", learning_rate=float("nan")), r"adaptation\.learning_rate"),
+    "unknown rule": (lambda folder: edit_part(folder, "adaptation", rule="lion"), r"adaptation\.rule: expected adam or sgd"),
+    "no rule": (lambda folder: edit_part(folder, "adaptation", rule=...), r"adaptation\.rule: missing"),
+    "another base in PEFT's file": (
+        lambda folder: edit_json(folder / "adapter_config.json", base_model_name_or_path="other/base"),
+        "adapter_config.json names the base 'other/base', headstart.json 'test/tiny'",
+    ),
+    "another alpha": (
+        lambda folder: edit_json(folder / "adapter_config.json", lora_alpha=99),
+        "lora_alpha is 99 in adapter_config.json and 8",
+    ),
+    "rates gone": (lambda folder: (folder / "rates.safetensors").unlink(), "rates.safetensors: missing, but headstart.json says"),
+    "rates too many": (
+        lambda folder: edit_json(folder / "headstart.json", learned_rates=False),
+        "rates.safetensors: there, but headstart.json",
+    ),
+    "foreign rates": (lambda folder: save_file({"x": torch.ones(1)}, folder / "rates.safetensors"), "rates.safetensors: does not fit"),
 }
 
 
@@ -113,20 +142,59 @@ def test_loading_raises_and_says_which_file(folder, fault):
         MetaAdapter.from_pretrained(folder)
 
 
-def test_missing_tensors_are_refused_by_name(base, folder):
-    drop_a_key(folder)
-    with Learner(base, LoraSpec(r=4, lora_alpha=8)) as learner, pytest.raises(AdapterError, match="is missing"):
-        MetaAdapter.from_pretrained(folder).initial(learner)
+def test_a_tensor_too_few_or_too_many_is_refused_by_name(base, meta):
+    name = next(iter(meta.theta))
+    fewer = replace(meta, theta={key: tensor for key, tensor in meta.theta.items() if key != name})
+    with Learner(base, meta.lora) as learner:
+        with pytest.raises(AdapterError, match=f"{name}' is missing"):
+            fewer.initial(learner)
+        with pytest.raises(AdapterError, match=r"'x\.lora_A' is surplus"):
+            replace(meta, theta={**meta.theta, "x.lora_A": torch.zeros(1)}).initial(learner)
+        with pytest.raises(AdapterError, match=r"has shape \(1,\)"):
+            replace(meta, theta={**meta.theta, name: torch.zeros(1)}).initial(learner)
 
 
-def test_another_rank_is_refused(base, meta):
-    with Learner(base, LoraSpec(r=2)) as learner, pytest.raises(AdapterError, match="has shape"):
+@pytest.mark.parametrize("spec", [LoraSpec(r=2, lora_alpha=8), LoraSpec(r=4, lora_alpha=16)])
+def test_another_rank_or_scale_is_refused(base, meta, spec):
+    with Learner(base, spec) as learner, pytest.raises(AdapterError, match=r"rank and alpha \(4, 8\), the learner"):
         meta.initial(learner)
 
 
 def test_other_targets_are_refused(base, meta):
-    with Learner(base, LoraSpec(r=4, target_modules=("q_proj",))) as learner, pytest.raises(AdapterError, match="surplus"):
+    spec = LoraSpec(r=4, lora_alpha=8, target_modules=("q_proj",))
+    with Learner(base, spec) as learner, pytest.raises(AdapterError, match=r"surplus.*its own targets are down_proj"):
         meta.initial(learner)
+
+
+def test_nothing_is_moved_before_it_is_checked(base, meta, monkeypatch):
+    with Learner(base, LoraSpec(r=4, lora_alpha=8, target_modules=("q_proj",))) as learner:
+        monkeypatch.setattr(torch.Tensor, "to", lambda *_: pytest.fail("a tensor was moved"))
+        with pytest.raises(AdapterError):
+            meta.initial(learner)
+
+
+def test_a_shipped_adapter_is_found_by_name_from_any_folder(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(shipped, "shipped_folder", lambda kind: tmp_path)
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    assert MetaAdapter.from_pretrained("adapter").theta.keys() == MetaAdapter.from_pretrained(folder).theta.keys()
+    with pytest.raises(AdapterError, match=r"no adapter folder 'adaptor'.*did you mean 'adapter'\?; shipped: adapter"):
+        MetaAdapter.from_pretrained("adaptor")
+
+
+def test_an_existing_folder_comes_before_a_shipped_name(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(shipped, "shipped_folder", lambda kind: tmp_path)
+    (tmp_path / "elsewhere" / "adapter").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    with pytest.raises(AdapterError, match=r"adapter/headstart\.json: no such file"):
+        MetaAdapter.from_pretrained("adapter")
+
+
+def test_old_records_without_newer_keys_are_read(folder, meta):
+    edit_part(folder, "base", revision=...)
+    edit_part(folder, "adaptation", max_norm=...)
+    edit_part(folder, "lora", lora_alpha=...)
+    assert MetaAdapter.from_pretrained(folder).adaptation == meta.adaptation
 
 
 def test_another_base_is_refused(base, meta):
@@ -134,6 +202,8 @@ def test_another_base_is_refused(base, meta):
         replace(meta, base=replace(meta.base, id="other/base")).require_base(base)
     other = replace(meta, fingerprint="0" * 16)
     with pytest.raises(AdapterError, match="has other weights"):
+        other.require_base(base)
+    with pytest.raises(AdapterError, match="--allow-base-variant"):
         other.require_base(base)
     other.require_base(base, allow_variant=True)
 
@@ -176,6 +246,23 @@ def test_adapted_adapter_is_a_plain_peft_adapter(base, meta, toy_suite, tmp_path
         stock_logits(base.spec, tmp_path / "adapted"), own_logits(base, adapted.phi, meta.lora), rtol=1e-5, atol=1e-5
     )
     assert not (tmp_path / "adapted" / "rates.safetensors").exists()
+
+
+def test_another_variant_of_the_base_is_recorded(base, meta, toy_suite, tmp_path):
+    examples = toy_suite.tasks["upper"].examples[:4]
+    meta.adapt(examples, steps=0, base=base).save_pretrained(tmp_path / "same")
+    other = replace(meta, fingerprint="0" * 16)
+    other.adapt(examples, steps=0, base=base, allow_base_variant=True).save_pretrained(tmp_path / "variant")
+    about = {name: json.loads((tmp_path / name / "headstart.json").read_text()) for name in ("same", "variant")}
+    assert about["same"]["base"]["fingerprint"] == about["variant"]["base"]["fingerprint"] == base.fingerprint
+    assert about["same"]["base_variant_of"] is None
+    assert about["variant"]["base_variant_of"] == {"source": base.spec.source, "fingerprint": "0" * 16}
+
+
+def test_rows_that_cannot_be_rendered_are_refused_before_the_base_is_loaded(meta, monkeypatch):
+    monkeypatch.setattr("headstart.adapter.meta_adapter.load_base", lambda *_: pytest.fail("the base was loaded"))
+    with pytest.raises(SuiteError, match="over the limit"):
+        meta.adapt([Example("x" * 9000, "y")])
 
 
 def test_adapting_to_another_base_is_refused(base, meta, toy_suite):

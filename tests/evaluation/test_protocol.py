@@ -1,9 +1,14 @@
 """The protocol on a tiny base: every arm measured alike, tuned on other tasks than it is judged on."""
 
+import shutil
+
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
+from headstart import shipped
 from headstart.adapter.files import read_json
+from headstart.adapter.header import AdapterError
 from headstart.adapter.meta_adapter import MetaAdapter
 from headstart.algorithms.rules import Adam
 from headstart.evaluation import run as evaluation_run
@@ -11,6 +16,7 @@ from headstart.evaluation.arms import Arm, EvaluationError
 from headstart.evaluation.protocol import Bench, Protocol, run_arm, tune
 from headstart.evaluation.report import read_results
 from headstart.evaluation.run import evaluate
+from headstart.model.base import fingerprint
 from headstart.recipe import parse_recipe
 from headstart.scoring import measure
 from headstart.tasks.episodes import evaluation_draw
@@ -63,6 +69,33 @@ def test_named_output_leaves_the_adapter_alone(run_folder, quiet, tmp_path):
     assert {path: path.read_bytes() for path in (run_folder / "adapter").rglob("*") if path.is_file()} == before
 
 
+def test_other_weights_are_refused_unless_allowed_and_then_recorded(run_folder, tiny_folder, quiet, tmp_path):
+    variant = shutil.copytree(tiny_folder, tmp_path / "variant")
+    weights = load_file(variant / "model.safetensors")
+    save_file({**weights, "model.norm.weight": weights["model.norm.weight"] + 1e-3}, variant / "model.safetensors", {"format": "pt"})
+    options = {"arms": ["random"], "base_source": str(variant), "console": quiet}
+    with pytest.raises(AdapterError, match="--allow-base-variant"):
+        evaluate(run_folder / "adapter", **options)
+    protocol = evaluate(run_folder / "adapter", allow_base_variant=True, **options)["protocol"]
+    trained = MetaAdapter.from_pretrained(run_folder / "adapter").fingerprint
+    assert protocol["base"] == {"id": "test/tiny", "source": str(variant), "fingerprint": fingerprint(variant)}
+    assert protocol["base_variant_of"] == {"source": str(tiny_folder), "fingerprint": trained}
+    card = (run_folder / "adapter" / "README.md").read_text()
+    assert f"Measured on other weights than it was trained on: from `{variant}`" in card
+    assert "Trained on the weights" in card
+
+
+def test_a_shipped_adapter_is_measured_and_left_alone(run_folder, quiet, tmp_path, monkeypatch):
+    shutil.copytree(run_folder / "adapter", tmp_path / "adapters" / "named")
+    monkeypatch.setattr(shipped, "shipped_folder", lambda kind: tmp_path / kind)
+    monkeypatch.chdir(run_folder)
+    before = (tmp_path / "adapters" / "named" / "README.md").read_bytes()
+    evaluate("named", arms=["random"], console=quiet)
+    assert read_results(run_folder / "evaluated" / "named" / "results.json")["protocol"]["base_variant_of"] is None
+    assert (tmp_path / "adapters" / "named" / "README.md").read_bytes() == before
+    assert [path.name for path in (tmp_path / "adapters").iterdir()] == ["named"]
+
+
 def test_evaluating_twice_gives_the_same_numbers(run_folder, quiet, tmp_path):
     first, second = (evaluate(run_folder / "adapter", output=tmp_path / name, console=quiet) for name in ("a", "b"))
     assert first["records"] == second["records"]
@@ -82,7 +115,8 @@ def test_overrides_change_what_is_measured(run_folder, quiet):
         ({"split": "meta_validation"}, "all of them tune rates"),
         ({"split": "nowhere"}, "no split 'nowhere'"),
         ({"overrides": ["suite.support=3"]}, r"only evaluation\.KEY=VALUE"),
-        ({"overrides": ["evaluation.tsks=3"]}, "did you mean 'tasks'"),
+        ({"overrides": ["evaluation.tsks=3"]}, r"did you mean evaluation\.tasks\?"),
+        ({"base_source": "/nowhere"}, "there is no folder '/nowhere'"),
     ],
 )
 def test_mistakes_are_told_before_the_base_is_loaded(run_folder, quiet, monkeypatch, options, words):

@@ -139,3 +139,14 @@ def test_an_answer_that_melts_into_the_prompt_is_refused(tokenizer):
     fast = PreTrainedTokenizerFast(tokenizer_object=merged, chat_template=template + "{% if add_generation_prompt %}:{% endif %}")
     with pytest.raises(SuiteError, match="shares its first token with the prompt"):
         Renderer(fast).render("", [Example("o", "o")])
+
+
+def test_an_answer_without_a_token_is_refused():
+    """A vocabulary that lacks the answer's characters and has no token for unknown ones."""
+    small = Tokenizer(models.BPE(vocab={":": 0, "o": 1}, merges=[]))
+    small.add_special_tokens(["<|im_end|>"])
+    template = "{% for message in messages %}:{{ message['content'] }}<|im_end|>{% endfor %}{% if add_generation_prompt %}:{% endif %}"
+    fast = PreTrainedTokenizerFast(tokenizer_object=small, chat_template=template)
+    assert Renderer(fast).render("", [Example("o", "oo")])[0].ids[-3:] == (1, 1, 2)
+    with pytest.raises(SuiteError, match="the answer '日' has no token"):
+        Renderer(fast).render("", [Example("o", "日")])

@@ -63,7 +63,11 @@ FAULTS = {
         "line 2: `output` is missing",
     ),
     "empty output": (lambda folder: rewrite(folder / "tasks" / "odd.jsonl", '"no"', '" "'), "line 2: `output` is empty"),
-    "stray label": (lambda folder: rewrite(folder / "tasks" / "odd.jsonl", '"no"', '"maybe"'), "not among its labels"),
+    "stray label": (
+        lambda folder: rewrite(folder / "tasks" / "odd.jsonl", '"no"', '"maybe"'),
+        "odd.jsonl, line 2: `output` 'maybe' is not among the labels",
+    ),
+    "no rows": (lambda folder: (folder / "tasks" / "odd.jsonl").write_text("\n"), "odd.jsonl: the file has no rows; give task 'odd' some"),
 }
 
 

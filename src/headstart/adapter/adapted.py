@@ -61,6 +61,7 @@ class AdaptedAdapter:
                 "schema_version": SCHEMA_VERSION,
                 "kind": "adapted_adapter",
                 "base": {**asdict(self.base.spec), "fingerprint": self.base.fingerprint},
+                "base_variant_of": self.source.variant(self.base),
                 "lora": asdict(self.source.lora),
                 "adaptation": asdict(self.source.adaptation),
                 "steps": self.steps,

@@ -62,7 +62,7 @@ def write_card(folder: Path, about: Mapping[str, Any]) -> None:
         tasks=record.get("suite", {}).get("training_tasks", "?"),
         suite=record.get("suite", {}).get("name", "?"),
         user_turn=record.get("user_turn", "?").replace("\n", "\\n"),
-        evaluated="and evaluated " if results else "",
+        evaluated="and evaluated " if results and not record["evaluation"].get("base_variant") else "",
         **{key: base[key] for key in ("source", "fingerprint", "quantization", "dtype")},
         variant=_BUNDLED if base["source"] == "bundled" else "",
         rule=rule["rule"],
@@ -89,8 +89,11 @@ def _results(folder: Path, record: Mapping[str, Any]) -> str:
         return ""
     evaluation = record["evaluation"]
     suite = evaluation["suite"]
+    other, variant = evaluation.get("base_variant"), ""
+    if other:
+        variant = f"Measured on other weights than it was trained on: from `{other['source']}`, fingerprint `{other['fingerprint']}`. "
     picture = "![loss and accuracy against adaptation steps](evaluation/curves.png)\n\n"
     return (
         f"## Evaluation\n\nOn `{suite['split']}` of the suite `{suite['name']}` ({suite['regime']}), kinds that training never saw. "
-        f"{evaluation['table']}\n{picture if (folder / 'evaluation' / 'curves.png').exists() else ''}"
+        f"{variant}{evaluation['table']}\n{picture if (folder / 'evaluation' / 'curves.png').exists() else ''}"
     )

@@ -1,24 +1,55 @@
 """Reading and writing adapter folders: a plain PEFT adapter first, our own files beside it."""
 
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, TypeVar
 
+import torch
 from peft import LoraConfig
+from pydantic import Field, TypeAdapter, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from headstart.errors import HeadstartError
+from headstart.adapter.header import AdapterError, Entry, read_header
 from headstart.model.learner import LoraSpec
+from headstart.model.targets import matching
+from headstart.recipe_errors import explain
+
+T = TypeVar("T")
+Header = Mapping[str, Entry]
 
 PEFT_PREFIX = "base_model.model."
 SCHEMA_VERSION = 1
 
 
-class AdapterError(HeadstartError):
-    """An adapter folder cannot be used; the message says which file, why, and how to mend it."""
+UNSUPPORTED = (
+    "use_dora",
+    "use_rslora",
+    "use_qalora",
+    "use_bdlora",
+    "rank_pattern",
+    "alpha_pattern",
+    "modules_to_save",
+    "target_parameters",
+    "trainable_token_indices",
+    "layer_replication",
+    "alora_invocation_tokens",
+    "lora_bias",
+    "layers_pattern",
+    "exclude_modules",
+    "arrow_config",
+    "kasa_config",
+    "velora_config",
+    "monteclora_config",
+)
+"""Keys of PEFT's `LoraConfig` that change what an adapter computes; set, they make it no plain LoRA."""
+
+INITS = (True, False, "gaussian", "eva", "orthogonal")
+"""Values of `init_lora_weights` that leave the base's weights alone; the others change them before training."""
 
 
 def write_peft(folder: Path, theta: Mapping[str, Tensor], lora: LoraSpec, base_id: str, revision: str | None) -> None:
@@ -42,27 +73,142 @@ def write_peft(folder: Path, theta: Mapping[str, Tensor], lora: LoraSpec, base_i
     save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
 
 
-def read_peft(folder: Path) -> tuple[dict[str, Tensor], LoraSpec]:
-    """Read a plain PEFT LoRA folder.
+@dataclass(frozen=True)
+class _PlainLora:
+    """What `adapter_config.json` must say."""
+
+    peft_type: Literal["LORA"]
+    base_model_name_or_path: str
+    r: Annotated[int, Field(ge=1)]
+    lora_alpha: Annotated[int, Field(ge=1)]
+    target_modules: Annotated[tuple[str, ...], Field(min_length=1)]
+    layers_to_transform: tuple[int, ...] | int | None = None
+    fan_in_fan_out: bool = False
+    bias: Literal["none"] = "none"
+
+
+def read_peft(folder: Path) -> tuple[dict[str, Tensor], LoraSpec, str]:
+    """Read a plain PEFT LoRA folder: the tensors, their spec, and the base's id.
 
     Raises:
-        AdapterError: a file is missing or broken, or the adapter uses what a plain LoRA has not.
+        AdapterError: a file is missing or broken, the tensors are not what the configuration tells of, or the adapter uses what a
+            plain LoRA has not; raised before any tensor is allocated, but for tensors that are not finite.
     """
-    config = read_json(folder / "adapter_config.json")
-    unsupported = [key for key in ("use_dora", "use_rslora", "rank_pattern", "alpha_pattern", "modules_to_save") if config.get(key)]
-    if config.get("peft_type") != "LORA" or unsupported:
-        raise AdapterError(f"{folder}/adapter_config.json: not a plain LoRA ({', '.join(unsupported) or config.get('peft_type')})")
-    tensors = read_tensors(folder / "adapter_model.safetensors")
-    theta = {name.removeprefix(PEFT_PREFIX).removesuffix(".weight"): tensor.float() for name, tensor in tensors.items()}
-    targets, layers = config["target_modules"], config.get("layers_to_transform")
-    lora = LoraSpec(
-        config["r"],
-        config["lora_alpha"],
-        targets if isinstance(targets, str) else tuple(sorted(targets)),
-        None if layers is None else tuple([layers] if isinstance(layers, int) else layers),
-        bool(config.get("fan_in_fan_out")),
-    )
-    return theta, lora
+    config = folder / "adapter_config.json"
+    said = _plain_lora(config)
+    layers = (said.layers_to_transform,) if isinstance(said.layers_to_transform, int) else said.layers_to_transform
+    lora = LoraSpec(said.r, said.lora_alpha, tuple(sorted(said.target_modules)), layers, said.fan_in_fan_out)
+    weights = folder / "adapter_model.safetensors"
+    if (folder / "adapter_model.bin").exists() and not weights.exists():
+        raise AdapterError(
+            f"{folder}: its weights are a pickle (adapter_model.bin), which can run code when loaded; headstart reads safetensors only. "
+            "If you trust it, load it with PEFT and save it again: PeftModel.from_pretrained(base, folder).save_pretrained(folder)"
+        )
+    header = read_header(weights)
+    require_sites(header, lora, weights)
+    theta = {name.removeprefix(PEFT_PREFIX).removesuffix(".weight"): tensor for name, tensor in _finite_tensors(weights).items()}
+    return theta, lora, said.base_model_name_or_path
+
+
+def read_rates(path: Path, theta: Iterable[str]) -> dict[str, Tensor]:
+    """Read learned rates `(K,)` of the tensors of an adapter.
+
+    Raises:
+        AdapterError: the file is broken, or its rates do not fit the adapter or are not positive.
+    """
+    require_rates(read_header(path), theta, path)
+    rates = _finite_tensors(path)
+    bad = next((name for name, rate in rates.items() if not (rate > 0).all()), None)
+    if bad:
+        raise AdapterError(f"{path}: {bad!r} has a rate that is not positive; rates are learned as logarithms, so the file was changed")
+    return rates
+
+
+def require_sites(header: Header, lora: LoraSpec, path: Path) -> None:
+    """See that a header has the A `(r, d_in)` and the B `(d_out, r)` of sites that the targets name, and nothing else.
+
+    Raises:
+        AdapterError: it has not; the message names the tensor or target.
+    """
+    sites: dict[str, dict[str, Entry]] = {}
+    for name, entry in header.items():
+        found = re.fullmatch(rf"{re.escape(PEFT_PREFIX)}(.+)\.lora_([AB])\.weight", name)
+        if not found:
+            raise AdapterError(f"{path}: {name!r} is no tensor of a plain LoRA, which are SITE.lora_A.weight and SITE.lora_B.weight")
+        sites.setdefault(found[1], {})[found[2]] = entry
+    for site, pair in sites.items():
+        if len(pair) == 1:
+            raise AdapterError(f"{path}: {site!r} has lora_{next(iter(pair))} alone; the file is incomplete, save it again")
+        ranks = {"A": pair["A"].shape[:1], "B": pair["B"].shape[1:]}
+        for side, rank in ranks.items():
+            if rank != (lora.r,) or len(pair[side].shape) != 2:
+                raise AdapterError(f"{path}: {site}.lora_{side} has shape {pair[side].shape}, which is not of rank r = {lora.r}")
+    _require_targets(list(sites), lora, path)
+
+
+def _require_targets(sites: list[str], lora: LoraSpec, path: Path) -> None:
+    """See that PEFT, given a base with these sites, would adapt them all, and that it would miss none."""
+    layers = lora.layers_to_transform
+    stray = set(sites).difference(matching(sites, lora.target_modules, layers))
+    if stray:
+        raise AdapterError(f"{path}: {min(stray)!r} is none of adapter_config.json's target_modules; the two files are not of one adapter")
+    idle = next((target for target in lora.target_modules if not matching(sites, [target], layers)), None)
+    if idle:
+        raise AdapterError(f"{path}: no tensor for {idle!r} of adapter_config.json's target_modules; the two files are not of one adapter")
+
+
+def require_rates(header: Header, theta: Iterable[str], path: Path) -> None:
+    """See that a header has rates `(K,)` for every tensor of an adapter and for no other, K the same for all.
+
+    Raises:
+        AdapterError: it has not; the message names the tensor.
+    """
+    odd = sorted(header.keys() ^ set(theta))
+    if odd:
+        where = "in the rates alone" if odd[0] in header else "without rates"
+        raise AdapterError(f"{path}: does not fit the adapter: {odd[0]!r} is {where}; the two files are not of one adapter")
+    shapes = {name: entry.shape for name, entry in header.items()}
+    if any(len(shape) != 1 or not shape[0] for shape in shapes.values()) or len(set(shapes.values())) > 1:
+        name, shape = next((item for item in shapes.items() if len(item[1]) != 1 or not item[1][0]), next(reversed(shapes.items())))
+        raise AdapterError(f"{path}: {name!r} has shape {shape}; rates are (K,), one for each step, K the same for all tensors")
+
+
+def _finite_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a file whose header was checked, in float32."""
+    try:
+        tensors = {name: tensor.float() for name, tensor in load_file(path).items()}
+    except (SafetensorError, OSError) as error:
+        raise AdapterError(f"{path}: not a readable safetensors file ({error})") from error
+    bad = next((name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()), None)
+    if bad:
+        raise AdapterError(f"{path}: {bad!r} holds NaN or infinity; the run that made it diverged, so use an earlier save")
+    return tensors
+
+
+def _plain_lora(path: Path) -> _PlainLora:
+    config = read_json(path)
+    used = [key for key in UNSUPPORTED if config.get(key)]
+    if used:
+        raise AdapterError(f"{path}: {used[0]} is set, so this is no plain LoRA, which is all that headstart and every server read")
+    if config.get("init_lora_weights", True) not in INITS:
+        raise AdapterError(
+            f"{path}: init_lora_weights is {config['init_lora_weights']!r}, which changes the base's own weights; convert it to a plain "
+            "LoRA with PEFT's save_pretrained(folder, path_initial_model_for_weight_conversion=...)"
+        )
+    return from_json(_PlainLora, config, path)
+
+
+def from_json(kind: type[T], content: Mapping[str, Any], path: Path) -> T:
+    """A dataclass from a JSON object, of which nothing is converted to fit; keys that it has no field for are left aside.
+
+    Raises:
+        AdapterError: a key is missing or its value of another type; the message names the file and every such key.
+    """
+    adapter = TypeAdapter(kind)
+    try:
+        return adapter.validate_json(json.dumps(content), strict=True)
+    except ValidationError as error:
+        raise AdapterError(f"{path}: {'; '.join(explain(error, content, adapter.json_schema()))}") from None
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -71,18 +217,8 @@ def read_json(path: Path) -> dict[str, Any]:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise AdapterError(f"{path}: no such file; is {path.parent} an adapter folder?") from None
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise AdapterError(f"{path}: not valid JSON ({error})") from error
     if not isinstance(content, dict):
         raise AdapterError(f"{path}: expected a JSON object")
     return content
-
-
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Read a safetensors file, or raise an `AdapterError` that names it."""
-    try:
-        return dict(load_file(path))
-    except FileNotFoundError:
-        raise AdapterError(f"{path}: no such file; headstart reads safetensors only") from None
-    except (SafetensorError, OSError) as error:
-        raise AdapterError(f"{path}: not a readable safetensors file ({error})") from error

@@ -1,5 +1,6 @@
 """Adapting to a user's file: some rows adapt, the rest are held back and measured on before and after."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from headstart.adapter.adapted import AdaptedAdapter
-from headstart.adapter.files import AdapterError
+from headstart.adapter.header import AdapterError
 from headstart.adapter.meta_adapter import MetaAdapter
 from headstart.model.base import load_base, load_tokenizer
 from headstart.progress import say
@@ -21,27 +22,51 @@ MOST_HELD_BACK = 256
 """More held-back rows than this are cut: past it the measurement costs more time than it gains precision."""
 
 
-def adapt_and_compare(adapter: Path, data: Path, *, steps: int, shots: int, output: Path, console: Console) -> AdaptedAdapter:
+def adapt_and_compare(
+    adapter: str | Path,
+    data: Path,
+    *,
+    steps: int,
+    shots: int,
+    output: Path,
+    console: Console,
+    base_source: str | None = None,
+    allow_base_variant: bool = False,
+) -> AdaptedAdapter:
     """Adapt to `shots` rows of a file, print loss and exact-match accuracy on the others before and after, and save.
+
+    Args:
+        adapter: a meta-adapter's folder, or a shipped one's name.
+        data: a `.jsonl` or `.csv` file of one task.
+        steps: adaptation steps.
+        shots: rows to adapt on.
+        output: where to save.
+        console: prints the table.
+        base_source: where the base's weights come from; what the adapter says where None.
+        allow_base_variant: accept other weights of the same base.
 
     Raises:
         SuiteError: the file cannot be read, or has no row to hold back.
-        AdapterError: the adapter cannot be used, or the output folder exists already.
+        AdapterError: the adapter cannot be used, the base is not its own, or the output folder exists already.
+        BaseError: the base cannot be loaded.
     """
     if output.exists():
         raise AdapterError(f"{output} exists already; give another folder with --output, or remove it")
     task = read_task(data)
     meta = MetaAdapter.from_pretrained(adapter)
     support, held_back = hold_back(task, shots)
+    spec = replace(meta.base, source=base_source or meta.base.source)
     # rendered here for its errors, before the base is loaded
-    Renderer(load_tokenizer(meta.base)).render(task.instruction, [*support, *held_back])
-    base = load_base(meta.base)
+    Renderer(load_tokenizer(spec)).render(task.instruction, [*support, *held_back])
+    base = load_base(spec)
+    meta.require_base(base, allow_base_variant)
     say(console, f"adapting on {len(support)} rows of {data}, {len(held_back)} held back")
-    before = meta.adapt(support, instruction=task.instruction, steps=0, base=base).evaluate(held_back)
-    adapted = meta.adapt(support, instruction=task.instruction, steps=steps, base=base)
-    after = adapted.evaluate(held_back)
+    # the base was looked at above
+    before, adapted = (
+        meta.adapt(support, instruction=task.instruction, steps=count, base=base, allow_base_variant=True) for count in (0, steps)
+    )
     adapted.save_pretrained(output)
-    console.print(comparison(before, after, steps))
+    console.print(comparison(before.evaluate(held_back), adapted.evaluate(held_back), steps))
     say(console, f"saved a plain PEFT adapter to {output}")
     return adapted
 

@@ -1,22 +1,27 @@
 """The frozen artefact of meta-training: an initialisation, the rates it was learned with, and where both came from."""
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import torch
+from pydantic import Field
 from safetensors.torch import save_file
 from torch import Tensor
 
 from headstart.adapter.card import write_card
-from headstart.adapter.files import SCHEMA_VERSION, AdapterError, read_json, read_peft, read_tensors, write_peft
+from headstart.adapter.files import SCHEMA_VERSION, from_json, read_json, read_peft, read_rates, write_peft
+from headstart.adapter.header import AdapterError
 from headstart.algorithms.rules import Adam, Rule, Sgd
 from headstart.files import whole_folder, write_json
-from headstart.model.base import Base, BaseSpec, load_base
+from headstart.model.base import Base, BaseSpec, load_base, load_tokenizer
 from headstart.model.learner import Learner, LoraSpec
 from headstart.model.targets import matching
+from headstart.shipped import by_name, shipped_adapters
+from headstart.tasks.render import Renderer
 from headstart.tasks.task import Example, Task
 
 if TYPE_CHECKING:
@@ -35,10 +40,10 @@ class Adaptation:
         target_modules: the sites that adapt, in PEFT's meanings; all where None.
     """
 
-    rule: str = "adam"
-    steps: int = 3
-    learning_rate: float = 1e-3
-    max_norm: float | None = 1.0
+    rule: Literal["adam", "sgd"] = "adam"
+    steps: Annotated[int, Field(ge=0)] = 3
+    learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1e-3
+    max_norm: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = 1.0
     target_modules: str | tuple[str, ...] | None = None
 
     def build(self) -> Rule:
@@ -87,31 +92,24 @@ class MetaAdapter:
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> "MetaAdapter":
-        """Load an adapter folder.
+        """Load an adapter folder, or a shipped adapter by its name.
 
         Raises:
-            AdapterError: a file is missing or broken, comes from a newer version, or the rates do not fit the adapter.
+            AdapterError: there is none; a file is missing, broken or from a newer version; or the files do not fit each other.
         """
-        folder = Path(folder)
-        if not folder.is_dir():
-            raise AdapterError(f"{folder}: no such adapter folder")
-        about = read_json(folder / "headstart.json")
-        if about.get("schema_version", 0) > SCHEMA_VERSION:
+        folder = adapter_folder(folder)
+        about = read_about(folder / "headstart.json")
+        theta, lora, base_id = read_peft(folder)
+        _require_agreement(folder, about, lora, base_id)
+        rates_file = folder / "rates.safetensors"
+        if about.learned_rates != rates_file.exists():
             raise AdapterError(
-                f"{folder}/headstart.json: written by a newer headstart (schema {about['schema_version']}); upgrade headstart"
+                f"{rates_file}: {'missing' if about.learned_rates else 'there'}, but headstart.json says that rates were "
+                f"{'' if about.learned_rates else 'not '}learned; copy the whole folder again"
             )
-        theta, lora = read_peft(folder)
-        rates = read_tensors(folder / "rates.safetensors") if (folder / "rates.safetensors").exists() else {}
-        try:
-            base = BaseSpec(**{key: value for key, value in about["base"].items() if key != "fingerprint"})
-            adaptation = _adaptation(about["adaptation"])
-            fingerprint = about["base"]["fingerprint"]
-        except (KeyError, TypeError) as error:
-            raise AdapterError(f"{folder}/headstart.json: incomplete ({error})") from error
-        if rates and rates.keys() != set(adaptation.adapting(theta)):
-            stray = sorted(rates.keys() ^ set(adaptation.adapting(theta)))[0]
-            raise AdapterError(f"{folder}/rates.safetensors: does not fit the adapter, {stray!r} is in one of the two only")
-        return cls(theta, rates, lora, adaptation, base, fingerprint, about.get("record", {}))
+        rates = read_rates(rates_file, about.adaptation.adapting(theta)) if about.learned_rates else {}
+        base = BaseSpec(**{each.name: getattr(about.base, each.name) for each in fields(BaseSpec)})
+        return cls(theta, rates, lora, about.adaptation, base, about.base.fingerprint, about.record)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the folder whole or not at all: PEFT's files, `headstart.json`, `rates.safetensors` and a model card."""
@@ -157,7 +155,10 @@ class MetaAdapter:
         if steps < 0:
             raise AdapterError(f"steps is {steps}; give 0 or more")
         task = Task("adapted", instruction, tuple(examples), cluster="user", labels=labels)
-        base = base or load_base(self.base)
+        if base is None:
+            # rendered here for its errors, before the weights are loaded
+            Renderer(load_tokenizer(self.base)).render(instruction, task.examples)
+            base = load_base(self.base)
         self.require_base(base, allow_base_variant)
         return adapt(self, task, steps, base, seed)
 
@@ -184,20 +185,30 @@ class MetaAdapter:
         if base.fingerprint != self.fingerprint and not allow_variant:
             raise AdapterError(
                 f"the adapter was trained on weights of {self.base.id} from {self.base.source!r} (fingerprint {self.fingerprint}), but "
-                f"the base loaded from {base.spec.source!r} has other weights ({base.fingerprint}); load the same source"
+                f"the base loaded from {base.spec.source!r} has other weights ({base.fingerprint}); load the same source, or accept "
+                "these with --allow-base-variant (in Python allow_base_variant=True)"
             )
+
+    def variant(self, base: Base) -> dict[str, str] | None:
+        """Where the weights it was trained on came from, and their fingerprint, if the base has others; else None."""
+        return None if base.fingerprint == self.fingerprint else {"source": self.base.source, "fingerprint": self.fingerprint}
 
     def initial(self, learner: Learner) -> dict[str, Tensor]:
         """Theta on the learner's device.
 
         Raises:
-            AdapterError: a tensor is missing, is surplus, or has another shape than the learner's.
+            AdapterError: rank or alpha are not the learner's, or a tensor is missing, surplus or of another shape; raised before
+                anything is moved.
         """
+        own, its = ((spec.r, spec.lora_alpha) for spec in (self.lora, learner.spec))
+        if own != its:
+            raise AdapterError(f"the adapter has rank and alpha {own}, the learner {its}; build the learner with the adapter's `lora`")
         wanted = learner.shapes()
         odd = sorted(wanted.keys() ^ self.theta.keys())
         if odd:
             raise AdapterError(
-                f"the adapter does not fit the base: {odd[0]!r} is {'missing' if odd[0] in wanted else 'surplus'} ({len(odd)} such)"
+                f"the adapter does not fit the base and targets: {odd[0]!r} is {'missing' if odd[0] in wanted else 'surplus'} "
+                f"({len(odd)} such); its own targets are {', '.join(self.lora.target_modules)}"
             )
         for name, shape in wanted.items():
             if tuple(self.theta[name].shape) != shape:
@@ -210,7 +221,72 @@ class MetaAdapter:
         return {name: rate.to(learner.base.device) for name, rate in rates.items()}
 
 
-def _adaptation(content: Mapping[str, Any]) -> Adaptation:
-    """From JSON, which has lists for tuples."""
-    targets = content.get("target_modules")
-    return Adaptation(**{**content, "target_modules": tuple(targets) if isinstance(targets, list) else targets})
+@dataclass(frozen=True, kw_only=True)
+class RecordedBase(BaseSpec):
+    """The base that `headstart.json` tells of, with its weights' fingerprint."""
+
+    fingerprint: Annotated[str, Field(min_length=1)]
+
+
+@dataclass(frozen=True)
+class About:
+    """What `headstart.json` holds."""
+
+    kind: Literal["meta_adapter"]
+    base: RecordedBase
+    lora: dict[str, Any]
+    adaptation: Adaptation
+    learned_rates: bool
+    record: dict[str, Any] = field(default_factory=dict)
+
+
+NEEDED = {"base": ("id", "source", "quantization", "dtype", "fingerprint"), "adaptation": ("rule", "steps", "learning_rate")}
+"""Keys of `headstart.json` that no default stands in for."""
+
+
+def adapter_folder(source: str | Path) -> Path:
+    """The folder of an adapter: an existing one, else a shipped adapter's name.
+
+    Raises:
+        AdapterError: neither.
+    """
+    folder = Path(source)
+    return folder if folder.is_dir() else by_name(str(source), shipped_adapters(), "adapter folder", AdapterError)
+
+
+def read_about(path: Path) -> About:
+    """Read and check a meta-adapter's `headstart.json`.
+
+    Raises:
+        AdapterError: it is missing, from a newer version, of another kind, or has a key missing or of a wrong type.
+    """
+    if not path.exists() and (path.parent / "adapter_config.json").exists():
+        raise AdapterError(f"{path}: no such file; this is a plain PEFT adapter, and only what `headstart meta-train` saved can be adapted")
+    content = read_json(path)
+    version = content.get("schema_version")
+    if type(version) is not int or version < 1:
+        raise AdapterError(f"{path}: schema_version: expected a whole number, got {version!r}; headstart did not write this file")
+    if version > SCHEMA_VERSION:
+        raise AdapterError(
+            f"{path}: written by a newer headstart (schema {version}, this one reads up to {SCHEMA_VERSION}); "
+            "run `pip install --upgrade headstart`"
+        )
+    if content.get("kind") == "adapted_adapter":
+        raise AdapterError(f"{path}: an adapter adapted to one task; give the meta-adapter it came from")
+    for section, keys in NEEDED.items():
+        part = content.get(section)
+        lacking = [key for key in keys if isinstance(part, dict) and key not in part]
+        if lacking:
+            raise AdapterError(f"{path}: {section}.{lacking[0]}: missing; copy the whole folder again")
+    return from_json(About, content, path)
+
+
+def _require_agreement(folder: Path, about: About, lora: LoraSpec, base_id: str) -> None:
+    """See that PEFT's configuration and our record tell of one adapter; stock PEFT goes by the first alone."""
+    if base_id != about.base.id:
+        raise AdapterError(f"{folder}: adapter_config.json names the base {base_id!r}, headstart.json {about.base.id!r}; one was changed")
+    said = json.loads(json.dumps(asdict(lora)))
+    for key, value in said.items():
+        recorded = about.lora.get(key, value)
+        if recorded != value and not (isinstance(recorded, list) and isinstance(value, list) and sorted(recorded) == sorted(value)):
+            raise AdapterError(f"{folder}: {key} is {value} in adapter_config.json and {recorded} in headstart.json; one was changed")

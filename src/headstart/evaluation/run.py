@@ -4,7 +4,7 @@ import copy
 import shutil
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from rich.console import Console
 
 from headstart.adapter.card import write_card
 from headstart.adapter.files import read_json
-from headstart.adapter.meta_adapter import MetaAdapter
+from headstart.adapter.meta_adapter import MetaAdapter, adapter_folder
 from headstart.batches import Batcher
 from headstart.evaluation.arms import DEFAULT_ARMS, EvaluationError, build_arms, require_arms
 from headstart.evaluation.curves import plot_evaluation
@@ -20,7 +20,7 @@ from headstart.evaluation.protocol import Bench, Protocol, run_arm, tune
 from headstart.evaluation.report import Results, build_results, results_markdown, results_table, write_results
 from headstart.evaluation.statistics import Record
 from headstart.files import whole_folder, write_json
-from headstart.model.base import load_base, load_tokenizer
+from headstart.model.base import Base, BaseSpec, load_base, load_tokenizer
 from headstart.model.learner import Learner
 from headstart.progress import Meter, meter, say
 from headstart.provenance import provenance
@@ -41,6 +41,8 @@ def evaluate(
     arms: Sequence[str] | None = None,
     output: str | Path | None = None,
     overrides: Sequence[str] = (),
+    base_source: str | None = None,
+    allow_base_variant: bool = False,
     console: Console | None = None,
 ) -> Results:
     """Compare a meta-adapter with its baselines on tasks whose kinds it never saw.
@@ -49,12 +51,15 @@ def evaluate(
     `results.json` and `curves.png`.
 
     Args:
-        adapter: an adapter folder; the control of its run is looked for beside it.
+        adapter: an adapter folder, or a shipped adapter's name; the control of its run is looked for beside it.
         suite: `builtin` or a folder; the one it was trained on where None.
         split: the split to measure on.
         arms: names of `headstart.evaluation.arms.ARMS`; `random`, `multitask` (if there is a control) and `meta` where None.
-        output: where to write; where None, into `evaluation/` beside the adapter, and into the adapter's card too.
+        output: where to write; where None, into `evaluation/` beside the adapter, and into the adapter's card too; a shipped
+            adapter stays as it is, and `evaluated/NAME` takes its results.
         overrides: `evaluation.a=value`, over the evaluation section of the recipe the adapter was trained by.
+        base_source: where the base's weights come from: `hub`, `bundled` or a folder; what the adapter says where None.
+        allow_base_variant: accept other weights of the same base; the results say which.
         console: prints progress and the table.
 
     Returns:
@@ -65,12 +70,16 @@ def evaluate(
         EvaluationError, AdapterError, SuiteError, BaseError: the arms, the adapter, the suite or the base cannot be used;
             raised before any adapting.
     """
-    folder, console, started = Path(adapter), console or Console(), time.monotonic()
-    plan = Plan.make(folder, suite, split, arms, overrides)
-    records, tuned = plan.run(console)
+    folder, console, started = adapter_folder(adapter), console or Console(), time.monotonic()
+    if output is None and not Path(adapter).is_dir():
+        output = Path("evaluated") / folder.name
+    plan = Plan.make(folder, suite, split, arms, overrides, base_source)
+    base = load_base(plan.base)
+    plan.meta.require_base(base, allow_base_variant)
+    records, tuned = plan.run(base, console)
     names = list(tuned)
     pairs = [pair for pair in PAIRS if pair[0] in names and pair[1] in names]
-    about = plan.describe(folder, tuned, time.monotonic() - started)
+    about = plan.describe(folder, base, tuned, time.monotonic() - started)
     results = build_results(records, pairs, about)
     target = Path(output) if output else folder.resolve().parent / "evaluation"
     write_results(results, target / "results.json")
@@ -88,6 +97,7 @@ class Plan:
 
     meta: MetaAdapter
     control: MetaAdapter | None
+    base: BaseSpec
     arms: tuple[str, ...]
     recipe: Recipe
     suite: TaskSuite
@@ -97,7 +107,15 @@ class Plan:
     measured: tuple[Task, ...]
 
     @classmethod
-    def make(cls, folder: Path, source: str | None, split: str, arms: Sequence[str] | None, overrides: Sequence[str]) -> "Plan":
+    def make(
+        cls,
+        folder: Path,
+        source: str | None,
+        split: str,
+        arms: Sequence[str] | None,
+        overrides: Sequence[str],
+        base_source: str | None = None,
+    ) -> "Plan":
         """Read the adapters and the suite, and choose the tasks."""
         meta = MetaAdapter.from_pretrained(folder)
         recipe = recorded_recipe(meta, folder, overrides)
@@ -106,14 +124,15 @@ class Plan:
         arms = tuple(arms or (name for name in DEFAULT_ARMS if name != "multitask" or control))
         require_arms(arms, control)
         section = recipe.evaluation
-        renderer = Renderer(load_tokenizer(meta.base), recipe.suite.max_length)
+        base = replace(meta.base, source=base_source or meta.base.source)
+        renderer = Renderer(load_tokenizer(base), recipe.suite.max_length)
         # half of a task's examples are support, half query
         needed = 2 * max(section.support, section.query)
         suite, _ = prepare_suite(source or recipe.suite.source, recipe.suite.regime, renderer, needed, recipe.seed)
         tuning = spread(suite.split(TUNING_SPLIT), section.tuning_tasks)
         measured = spread([task for task in suite.split(split) if task not in tuning], section.tasks)
         require_unseen(measured, suite, split, meta)
-        return cls(meta, control, arms, recipe, suite, split, renderer, tuning, measured)
+        return cls(meta, control, base, arms, recipe, suite, split, renderer, tuning, measured)
 
     @property
     def section(self) -> EvaluationSection:
@@ -126,10 +145,8 @@ class Plan:
         section = self.section
         return Protocol(section.support, section.query, tuple(sorted(set(section.steps))), section.draws, self.recipe.seed)
 
-    def run(self, console: Console) -> tuple[list[Record], dict[str, dict[float, float]]]:
+    def run(self, base: Base, console: Console) -> tuple[list[Record], dict[str, dict[float, float]]]:
         """Tune and run every arm; returns the records, and each arm's candidates with their validation losses."""
-        base = load_base(self.meta.base)
-        self.meta.require_base(base)
         batcher = Batcher.of(base, self.renderer, self.recipe.suite.layout, self.recipe.suite.task_micro_batch)
         say(console, self.headline())
         tuned: dict[str, dict[float, float]] = {}
@@ -156,12 +173,13 @@ class Plan:
             f"rates tuned on {len(self.tuning)} tasks of {TUNING_SPLIT}{left_out}"
         )
 
-    def describe(self, folder: Path, tuned: dict[str, dict[float, float]], seconds: float) -> dict[str, Any]:
+    def describe(self, folder: Path, base: Base, tuned: dict[str, dict[float, float]], seconds: float) -> dict[str, Any]:
         """How the records were made."""
         grids = {arm: {f"{candidate:g}": loss for candidate, loss in sorted(grid.items())} for arm, grid in tuned.items()}
         return {
             "adapter": folder.resolve().name,
-            "base": {"id": self.meta.base.id, "source": self.meta.base.source, "fingerprint": self.meta.fingerprint},
+            "base": {"id": base.spec.id, "source": base.spec.source, "fingerprint": base.fingerprint},
+            "base_variant_of": self.meta.variant(base),
             "suite": {"name": self.suite.name, "revision": self.suite.revision, "regime": self.recipe.suite.regime, "split": self.split},
             "measured": [task.name for task in self.measured],
             "tuning": {
@@ -236,7 +254,14 @@ def attach(folder: Path, results: Results) -> None:
         about = read_json(fresh / "headstart.json")
         table = results_markdown(results)
         suite = results["protocol"]["suite"]
-        about["record"]["evaluation"] = {"suite": suite, "summary": results["summary"], "pairs": results["pairs"], "table": table}
+        variant = results["protocol"]["base"] if results["protocol"]["base_variant_of"] else None
+        about["record"]["evaluation"] = {
+            "suite": suite,
+            "base_variant": variant,
+            "summary": results["summary"],
+            "pairs": results["pairs"],
+            "table": table,
+        }
         write_json(fresh / "headstart.json", about)
         write_results(results, fresh / "evaluation" / "results.json")
         plot_evaluation(results, fresh / "evaluation" / "curves.png")

