@@ -49,6 +49,10 @@ ARCHITECTURES = {
     "bloom": {"n_layer": 2, "n_head": 4},
     "lfm2": {"full_attn_idxs": [1]},
     "mixtral": {"num_local_experts": 4, "num_experts_per_tok": 2},
+    # the models whose output layer is not all that makes their logits: a soft cap, a scaling
+    "gemma2": {"head_dim": 16, "sliding_window": 24, "final_logit_softcapping": 5.0},
+    "granite": {"logits_scaling": 4.0},
+    "cohere2": {"sliding_window": 24, "logit_scale": 0.25},
 }
 
 

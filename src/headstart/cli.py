@@ -4,7 +4,6 @@ Exit codes: 0 done, 1 training diverged, 2 a mistake in what was given, 130 stop
 """
 
 import json
-import logging
 import os
 import shlex
 import sys
@@ -62,8 +61,6 @@ def main() -> None:
         _fail(str(error), MISTAKE)
     except FloatingPointError as error:
         _fail(str(error), DIVERGED)
-    except KeyboardInterrupt:
-        _fail("stopped; what was saved so far is in the output folder", STOPPED)
 
 
 @app.command("meta-train")
@@ -188,8 +185,7 @@ def _fail(message: str, code: int) -> None:
 
 
 def _quiet_libraries() -> None:
-    """Keep libraries' own bars and their advice on kernels that are never called here out of the output."""
-    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+    """Keep libraries' own bars out of the output."""
     if _wants_model():
         from transformers.utils import logging as transformers_logging
 

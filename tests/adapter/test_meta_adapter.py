@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from headstart import shipped
 from headstart.adapter.header import AdapterError
 from headstart.adapter.meta_adapter import Adaptation, MetaAdapter
+from headstart.files import WriteError
 from headstart.model.base import load_base
 from headstart.model.learner import Learner, LoraSpec
 from headstart.model.sites import handing
@@ -211,7 +212,7 @@ def test_another_base_is_refused(base, meta):
 def test_failing_to_save_leaves_the_old_folder(meta, folder, monkeypatch):
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     monkeypatch.setattr("headstart.adapter.meta_adapter.write_card", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(WriteError, match="adapter: cannot be written: disk full"):
         meta.save_pretrained(folder)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
     assert [path.name for path in folder.parent.iterdir()] == ["adapter"]

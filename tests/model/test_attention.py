@@ -2,11 +2,13 @@
 
 import pytest
 import torch
+from torch.nn.functional import cross_entropy
 
 from headstart.algorithms.inner import gradients
 from headstart.model.attention import layer_windows, packed_masks
 from headstart.model.learner import Learner, LoraSpec
 from headstart.model.probe import layout_error
+from headstart.model.sites import handing
 from headstart.tasks.planner import Planner
 from headstart.tasks.rows import build_rows
 
@@ -20,7 +22,7 @@ def rendered(batcher, base, episode):
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize("name", ["llama", *WINDOWED, "gpt2"])
 def test_packed_equals_padded(architecture, batcher, random_phi, episode, assert_same, name, attention):
-    """FIELD hazards 22 and 23: a boolean mask under eager attention, and windows over packed rows."""
+    """A boolean mask would be wrong in silence under eager attention, and so would windows counted along a packed row."""
     base = architecture(name)
     base.model.set_attn_implementation(attention)
     tasks = rendered(batcher, base, episode)
@@ -45,6 +47,22 @@ def test_windows_are_shorter_than_the_conversations_and_matter(architecture, bat
         base.model.config.sliding_window = 1000
         wide = learner.losses(phi, rows)
     assert ((narrow - wide).abs() > 1e-3).all()
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma3_text", "gemma2", "granite", "cohere2"])
+@pytest.mark.parametrize("layout", ["packed", "padded"])
+def test_label_only_logits_are_the_models_own(architecture, batcher, random_phi, episode, name, layout):
+    """With soft caps and scalings behind the output layer, which the backbone and that layer alone would miss."""
+    base = architecture(name)
+    tasks = rendered(batcher, base, episode)
+    with Learner(base, LoraSpec(r=4, lora_alpha=8)) as learner, torch.no_grad():
+        phi = random_phi(learner, len(episode))
+        losses = learner.losses(phi, build_rows(tasks, layout=layout))
+        for index, task in enumerate(tasks):
+            with handing(learner.sites, {name: tensor[index : index + 1] for name, tensor in phi.items()}):
+                logits = [base.model(input_ids=torch.tensor([one.ids])).logits[0, one.answer - 1 : -1] for (one,) in task]
+            each = [cross_entropy(mine, torch.tensor(one.ids[one.answer :])) for mine, (one,) in zip(logits, task, strict=True)]
+            torch.testing.assert_close(losses[index], torch.stack(each).mean(), rtol=1e-5, atol=0)
 
 
 def test_masks_come_in_the_form_that_the_model_takes(architecture, batcher, episode):

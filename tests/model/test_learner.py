@@ -107,6 +107,14 @@ def test_fresh_adapter_changes_nothing(learner, batcher, episode):
     torch.testing.assert_close(learner.losses(fresh, rows), learner.losses(nothing, rows), rtol=0, atol=0)
 
 
+def test_a_fresh_adapters_first_gradient_is_in_b_alone(learner, batcher, episode):
+    """B is zero, so A's gradient is too: one first-order inner step would leave A untrained."""
+    rows = build_rows(rendered(batcher(learner.base), episode))
+    fresh = {name: tensor.expand(len(episode), *tensor.shape) for name, tensor in learner.fresh_adapter().items()}
+    for name, gradient in gradients(learner.losses, fresh, rows)[1].items():
+        assert bool(gradient.any()) == name.endswith("lora_B"), name
+
+
 def test_counted_operations_are_those_that_run(tiny_spec, batcher, random_phi, episode):
     base = load_base(tiny_spec(), "cpu")
     # FlopCounterMode counts the fused kernel differently on each device, so attention runs in its plain form

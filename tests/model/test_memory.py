@@ -26,7 +26,7 @@ def loaded_bytes(model):
 @pytest.mark.parametrize("quantization", ["none", "nf4"])
 @pytest.mark.parametrize("name", ["llama", "gemma3_text", "gpt2", "mixtral"])
 def test_counted_bytes_are_those_that_are_loaded(architecture, name, quantization):
-    """FIELD hazard 30: experts stay dense, so a "4-bit" mixture of experts is not."""
+    """Experts stay dense, so a "4-bit" mixture of experts is not."""
     base = architecture(name, quantization, "bfloat16")
     counted = footprint(base.spec)
     assert (counted.four_bit_bytes, counted.dense_bytes) == loaded_bytes(base.model)

@@ -52,7 +52,7 @@ def test_other_architectures(architecture, random_phi, rows, assert_same, name):
 
 
 def test_an_adapter_bound_later_does_not_leak_into_the_backward_pass(dense_base, random_phi, rows, assert_same):
-    """FIELD hazard 1: what recomputation sees is the adapter of its own pass, though another is bound by then."""
+    """What recomputation sees is the adapter of its own pass, though another is bound by then."""
     with Learner(dense_base, SPEC, gradient_checkpointing=True) as learner:
         mine = {name: tensor.requires_grad_() for name, tensor in random_phi(learner, rows.tasks).items()}
         loss = learner.losses(mine, rows).sum()

@@ -68,7 +68,7 @@ def test_targets_that_do_not_fit_are_refused_by_name(dense_base, targets, layers
 
 @pytest.mark.parametrize("targets", ["all-linear", ["q_proj", "down_proj"], ["experts"], r".*gate_up_proj"])
 def test_experts_are_refused_by_name(architecture, targets):
-    """FIELD hazard 30: PEFT would adapt only the dense layers that match, in silence."""
+    """PEFT would adapt only the dense layers that match, in silence."""
     with pytest.raises(TargetError, match=r"experts' weights, model\.layers\.0\.mlp\.experts\.\w+ \(4, \d+, \d+\) and [13] more"):
         target_names(architecture("mixtral").model, targets)
 

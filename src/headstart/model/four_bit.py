@@ -5,16 +5,43 @@ place for a kernel that has no backward, and LoRA gradients are silently wrong f
 a whole dequantised weight wherever a second derivative is asked for. Ours dequantises again in each direction and saves none.
 """
 
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import MethodType
 from typing import Any, cast
 
-import bitsandbytes as bnb
 import torch
-from bitsandbytes.functional import dequantize_4bit
 from torch import Tensor, nn
 from transformers import BitsAndBytesConfig
 from transformers.integrations.bitsandbytes import replace_with_bnb_linear
 from transformers.quantizers.base import get_keys_to_not_convert
+
+
+@contextmanager
+def _without_kernels() -> Iterator[None]:
+    """Hide the package `kernels`: with it, bitsandbytes fetches a binary from the model hub when it is imported, and runs it.
+
+    Without it, bitsandbytes warns that a kernel is missing which is never called here.
+    """
+    hidden = sys.modules.get("kernels")
+    sys.modules["kernels"] = None  # type: ignore[assignment]
+    warner = logging.getLogger("bitsandbytes.backends.cpu.ops")
+    level = warner.level
+    warner.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        warner.setLevel(level)
+        del sys.modules["kernels"]
+        if hidden is not None:
+            sys.modules["kernels"] = hidden
+
+
+with _without_kernels():
+    import bitsandbytes as bnb
+    from bitsandbytes.functional import dequantize_4bit
 
 BLOCK, NESTED_BLOCK = 64, 256
 """Weights that share a scale, and scales that share one, in NF4 with double quantisation."""
