@@ -14,7 +14,7 @@ from headstart.evaluation.report import (
     write_results,
 )
 from headstart.evaluation.statistics import ONE_SEED_NOTE, Record
-from headstart.files import write_atomically
+from headstart.files import WriteError, write_atomically
 
 STEPS = (0, 1, 10)
 
@@ -72,7 +72,7 @@ def test_failed_write_leaves_the_old_file_and_nothing_else(results, tmp_path, mo
         raise OSError("disk")
 
     monkeypatch.setattr("os.replace", fail)
-    with pytest.raises(OSError, match="disk"):
+    with pytest.raises(WriteError, match="disk"):
         write_atomically(path, b"half")
     assert [file.name for file in tmp_path.iterdir()] == ["results.json"]
     assert read_results(path) == results

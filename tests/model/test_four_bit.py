@@ -77,9 +77,7 @@ def test_no_dequantised_weight_is_saved(layer):
     assert max(saved) < layer.in_features * layer.out_features
 
 
-@pytest.mark.parametrize(
-    "module", ["headstart.model.base", "headstart.adapter.files", "headstart.training.run", "headstart.evaluation.run"]
-)
+@pytest.mark.parametrize("module", ["model.base", "adapter.files", "training.run", "evaluation.run"])
 def test_no_binary_is_fetched_from_the_hub(module, tmp_path):
     """With the package `kernels` there, bitsandbytes would fetch and run one when it is imported, by whomever."""
     (tmp_path / "kernels.py").write_text("def get_kernel(*_, **__):\n    print('FETCHED')\n    raise ImportError\n")

@@ -28,7 +28,7 @@ def test_a_tracker_that_is_not_installed_is_said_first(tiny_recipe, quiet, monke
 
 
 def test_an_unknown_tracker_is_a_fault_of_the_recipe():
-    with pytest.raises(RecipeError, match=r"run\.report_to\.0: .*got 'wanbd'; did you mean 'wandb'\?"):
+    with pytest.raises(RecipeError, match=r"run\.report_to\.0: .*got the text 'wanbd'; did you mean wandb\?"):
         load_recipe("quickstart", ["run.report_to=[wanbd]"])
 
 

@@ -14,9 +14,6 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from transformers import BitsAndBytesConfig
-from transformers.integrations.bitsandbytes import replace_with_bnb_linear
-from transformers.quantizers.base import get_keys_to_not_convert
 
 
 @contextmanager
@@ -42,6 +39,11 @@ def _without_kernels() -> Iterator[None]:
 with _without_kernels():
     import bitsandbytes as bnb
     from bitsandbytes.functional import dequantize_4bit
+
+# these import bitsandbytes too, and find it there
+from transformers import BitsAndBytesConfig
+from transformers.integrations.bitsandbytes import replace_with_bnb_linear
+from transformers.quantizers.base import get_keys_to_not_convert
 
 BLOCK, NESTED_BLOCK = 64, 256
 """Weights that share a scale, and scales that share one, in NF4 with double quantisation."""
