@@ -55,7 +55,8 @@ class Trainer:
                 scalars |= self.validate(self.learner, outer.theta, progress.state.rates)
             progress = progress.lasting(seconds := time.monotonic() - started)
             self.log({"phase": phase.algorithm, **gradient.metrics, **scalars, "seconds": seconds}, progress.state.step)
-            meter.advance(done, f"loss {gradient.metrics['loss']:.3f}")
+            # the step that spends the last of the operations may spend more
+            meter.advance(min(done, 1.0), f"loss {gradient.metrics['loss']:.3f}")
             stop = self.runtime.total(int(self.interrupt.asked)) > 0
             if progress.steps % self.recipe.run.save_steps == 0 and done < 1 and not stop:
                 self.save(progress)
