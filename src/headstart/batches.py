@@ -11,7 +11,7 @@ from headstart.errors import HeadstartError
 from headstart.model.base import Base
 from headstart.model.flops import pass_cost
 from headstart.tasks.episodes import Draw, Episode
-from headstart.tasks.planner import Planner
+from headstart.tasks.planner import MAX_ROW_TOKENS, Planner
 from headstart.tasks.render import Renderer
 from headstart.tasks.rows import Layout, Rendered, Rows, build_rows, laid_out_tokens
 from headstart.tasks.task import Example, Task
@@ -47,7 +47,14 @@ class Batcher:
     planner: Planner = field(default_factory=Planner)
 
     @classmethod
-    def of(cls, base: Base, renderer: Renderer, layout: LayoutChoice = "auto", task_micro_batch: int | str = "auto") -> "Batcher":
+    def of(
+        cls,
+        base: Base,
+        renderer: Renderer,
+        layout: LayoutChoice = "auto",
+        task_micro_batch: int | str = "auto",
+        max_row_tokens: int = MAX_ROW_TOKENS,
+    ) -> "Batcher":
         """The batcher for a base: `auto` packs rows where the base allows, and a row's cost is that of the base's operations.
 
         Raises:
@@ -58,7 +65,7 @@ class Batcher:
                 f"suite.layout: the examples of a row are not independent in {base.spec.id}; set suite.layout to auto or padded"
             )
         cost = pass_cost(base.model)
-        planner = Planner(linear=cost.linear, quadratic=cost.attention)
+        planner = Planner(max_row_tokens, cost.linear, cost.attention)
         return cls(renderer, base.device, "packed" if base.packs and layout != "padded" else "padded", task_micro_batch, planner)
 
     def pieces(self, episode: Episode) -> Iterator[Episode]:

@@ -61,6 +61,7 @@ class SuiteSection(_Section):
     tasks_per_step: PositiveInt = 4
     task_micro_batch: PositiveInt | Literal["auto"] = Field("auto", description="tasks computed together")
     max_length: PositiveInt = Field(512, description="most tokens of one rendered example; longer ones are left out and counted")
+    max_row_tokens: PositiveInt = Field(1024, description="packed rows are split where they would be longer; the prefix is repeated")
     layout: Literal["auto", "packed", "padded"] = Field(
         "auto", description="`auto` packs a task's examples into rows where the base allows"
     )

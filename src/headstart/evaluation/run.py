@@ -147,7 +147,8 @@ class Plan:
 
     def run(self, base: Base, console: Console) -> tuple[list[Record], dict[str, dict[float, float]]]:
         """Tune and run every arm; returns the records, and each arm's candidates with their validation losses."""
-        batcher = Batcher.of(base, self.renderer, self.recipe.suite.layout, self.recipe.suite.task_micro_batch)
+        rows = self.recipe.suite
+        batcher = Batcher.of(base, self.renderer, rows.layout, rows.task_micro_batch, rows.max_row_tokens)
         say(console, self.headline())
         tuned: dict[str, dict[float, float]] = {}
         records: list[Record] = []

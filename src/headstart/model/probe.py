@@ -13,8 +13,9 @@ from headstart.model.attention import model_inputs
 from headstart.tasks.planner import MAX_ROW_TOKENS, Planner
 from headstart.tasks.rows import Layout, Rendered, build_rows
 
-TOLERANCES = {torch.float32: 1e-3, torch.bfloat16: 0.12, torch.float16: 0.05}
-"""Rounding alone stays below: 1e-6 in float32, 0.05 in bfloat16 over thirty layers; a model that mixes examples up gets above."""
+TOLERANCES = {torch.float32: 1e-3, torch.bfloat16: 0.2, torch.float16: 0.05}
+"""Rounding alone stays below: 1e-6 in float32; in bfloat16 over thirty layers 0.02 to 0.09, where a wrong mask or wrong positions gave
+0.40 and more (SmolLM2-135M, eight probes)."""
 PREFIX, OWN = 8, 12
 """Tokens that the two conversations share, and tokens of each that are compared."""
 

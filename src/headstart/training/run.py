@@ -125,7 +125,7 @@ class Session:
         if runtime.is_main:
             claim(folder, recipe)
         base = load_base(spec, runtime.device)
-        batcher = Batcher.of(base, renderer, section.layout, section.task_micro_batch)
+        batcher = Batcher.of(base, renderer, section.layout, section.task_micro_batch, section.max_row_tokens)
         learner = Learner(base, LoraSpec(**recipe.adapter.model_dump()), recipe.run.gradient_checkpointing)
         require_sites(recipe, learner)
         session = cls(recipe, folder, suite, learner, batcher, runtime, console, identity)
