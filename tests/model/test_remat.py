@@ -19,8 +19,8 @@ def rows(batcher, dense_base, episode):
     return build_rows(tasks)
 
 
-def first_order(base, again, random_phi, rows):
-    with Learner(base, SPEC, gradient_checkpointing=again) as learner:
+def first_order(base, again, random_phi, rows, spec=SPEC):
+    with Learner(base, spec, gradient_checkpointing=again) as learner:
         return gradients(learner.losses, random_phi(learner, rows.tasks), rows)
 
 
@@ -62,7 +62,7 @@ def test_an_adapter_bound_later_does_not_leak_into_the_backward_pass(dense_base,
     assert_same(dict(zip(mine, found, strict=True)), wanted, relative=1e-6)
 
 
-def saved_bytes(base, again, random_phi, rows):
+def saved_bytes(base, again, random_phi, rows, spec=SPEC):
     total = 0
 
     def count(tensor):
@@ -71,7 +71,7 @@ def saved_bytes(base, again, random_phi, rows):
         return tensor
 
     with (
-        Learner(base, SPEC, gradient_checkpointing=again) as learner,
+        Learner(base, spec, gradient_checkpointing=again) as learner,
         torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor),
     ):
         phi = {name: tensor.requires_grad_() for name, tensor in random_phi(learner, rows.tasks).items()}
@@ -81,6 +81,20 @@ def saved_bytes(base, again, random_phi, rows):
 
 def test_activations_are_not_kept(dense_base, random_phi, rows):
     assert saved_bytes(dense_base, True, random_phi, rows) < 0.5 * saved_bytes(dense_base, False, random_phi, rows)
+
+
+def test_layers_above_the_adapted_ones_are_not_kept_either(dense_base, random_phi, rows, assert_same):
+    """Only the first layer carries sites; the second is on the way back to it."""
+    spec = LoraSpec(r=4, lora_alpha=8, layers_to_transform=(0,))
+    plain, again = (saved_bytes(dense_base, choice, random_phi, rows, spec) for choice in (False, True))
+    assert again < 0.5 * plain
+    first, second = (first_order(dense_base, choice, random_phi, rows, spec) for choice in (False, True))
+    assert_same(second[1], first[1], relative=1e-6)
+
+
+def test_a_site_without_an_adapter_still_refuses_to_run(dense_base):
+    with Learner(dense_base, SPEC, gradient_checkpointing=True), pytest.raises(RuntimeError, match="without an adapter"):
+        dense_base.model(input_ids=torch.tensor([[1, 2]]))
 
 
 def test_recomputation_is_counted(dense_base, random_phi, rows):

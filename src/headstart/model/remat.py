@@ -23,22 +23,21 @@ class RematerialisationError(HeadstartError):
 
 
 def rematerialise(model: nn.Module, sites: Mapping[str, LoraSite]) -> list[nn.Module]:
-    """Make every decoder layer that holds sites forget its activations, in place; returns the layers, for `keep_activations`.
+    """Make every decoder layer forget its activations, in place; returns the layers, for `keep_activations`.
 
     Raises:
-        RematerialisationError: no site lies in such a layer.
+        RematerialisationError: no site lies in a decoder layer.
     """
     layers = {name: module for name, module in model.named_modules() if isinstance(module, GradientCheckpointingLayer)}
     inside = {name: {key: site for key, site in sites.items() if key.startswith(f"{name}.")} for name in layers}
-    found = [layers[name] for name in layers if inside[name]]
-    if not found:
+    if not any(inside.values()):
         raise RematerialisationError(
             f"run.gradient_checkpointing: {type(model).__name__} has no decoder layers that can be computed again; set it to false"
         )
     for name, layer in layers.items():
-        if inside[name]:
-            layer.forward = MethodType(_again(inside[name]), layer)
-    return found
+        # a layer without sites may stand above one that has some, and so be part of the way back
+        layer.forward = MethodType(_again(inside[name]), layer)
+    return list(layers.values())
 
 
 def keep_activations(layers: list[nn.Module]) -> None:
@@ -52,9 +51,10 @@ def _again(sites: Mapping[str, LoraSite]) -> Any:
 
     def forward(layer: nn.Module, *args: Any, **kwargs: Any) -> Any:
         plain = type(layer).forward
-        if not torch.is_grad_enabled():
+        handed = [site.handed for site in sites.values()]
+        if not torch.is_grad_enabled() or None in handed:
             return plain(layer, *args, **kwargs)
-        phi = [tensor for site in sites.values() for tensor in site.handed or ()]
+        phi = [tensor for pair in handed if pair for tensor in pair]
 
         def run(phi: list[torch.Tensor], *inputs: Any) -> Any:
             with handing(sites, dict(zip(names, phi, strict=True))):
