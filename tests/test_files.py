@@ -2,6 +2,7 @@
 
 import errno
 import os
+from pathlib import Path
 
 import pytest
 from safetensors import SafetensorError
@@ -53,3 +54,21 @@ def test_a_path_below_a_file_is_named(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(WriteError, match="file/a: cannot be written"):
         write_atomically(tmp_path / "file" / "a", b"")
+
+
+def test_an_interrupt_between_the_renames_keeps_the_old_folder(tmp_path, monkeypatch):
+    folder = tmp_path / "adapter"
+    folder.mkdir()
+    (folder / "weights").write_text("old")
+    rename = Path.rename
+
+    def stop(self, target):
+        if self.name == "new":
+            raise KeyboardInterrupt
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", stop)
+    with pytest.raises(KeyboardInterrupt), whole_folder(folder) as fresh:
+        (fresh / "weights").write_text("new")
+    assert (folder / "weights").read_text() == "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["adapter"]

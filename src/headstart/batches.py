@@ -10,6 +10,7 @@ from headstart.algorithms.types import Batch
 from headstart.errors import HeadstartError
 from headstart.model.base import Base
 from headstart.model.flops import pass_cost
+from headstart.model.probe import trusted_tokens
 from headstart.tasks.episodes import Draw, Episode
 from headstart.tasks.planner import MAX_ROW_TOKENS, Planner
 from headstart.tasks.render import Renderer
@@ -60,13 +61,14 @@ class Batcher:
         Raises:
             LayoutError: `packed`, and the base's examples cannot share a row.
         """
-        if layout == "packed" and not base.packs:
+        packs = base.packs and max(max_row_tokens, renderer.max_length) <= trusted_tokens(base.model)
+        if layout == "packed" and not packs:
             raise LayoutError(
                 f"suite.layout: the examples of a row are not independent in {base.spec.id}; set suite.layout to auto or padded"
             )
         cost = pass_cost(base.model)
         planner = Planner(max_row_tokens, cost.linear, cost.attention)
-        return cls(renderer, base.device, "packed" if base.packs and layout != "padded" else "padded", task_micro_batch, planner)
+        return cls(renderer, base.device, "packed" if packs and layout != "padded" else "padded", task_micro_batch, planner)
 
     def pieces(self, episode: Episode) -> Iterator[Episode]:
         """Split an episode into parts that are computed together, tasks of like length in one."""
@@ -104,13 +106,20 @@ class Batcher:
             for example, mine in zip(examples, answers, strict=True)
         ]
 
+    def tokens(self, piece: Episode, inner_steps: int) -> int:
+        """Tokens that the base computes in `inner_steps` passes over support rows and one over query rows, filling included."""
+        support = piece[0].support
+        parts = [self._laid_out(piece, index % len(support)) for index in range(inner_steps)] if support else []
+        return sum(parts) + self._laid_out(piece, None)
+
+    def _laid_out(self, draws: Sequence[Draw], minibatch: int | None) -> int:
+        """Tokens of a batch of rows of these tasks together: of a support minibatch, or of their query where it is None."""
+        tasks = [self._alone(draw.task, draw.query if minibatch is None else draw.support[minibatch]) for draw in draws]
+        return laid_out_tokens(tasks, layout=self.layout, planner=self.planner)
+
     def _tokens(self, draws: Sequence[Draw]) -> int:
         """Tokens of the largest batch of rows of these tasks together: of their first support minibatch, or their query."""
-        parts = (
-            [[draw.support[0] for draw in draws], [draw.query for draw in draws]] if draws[0].support else [[draw.query for draw in draws]]
-        )
-        tasks = ([self._alone(draw.task, examples) for draw, examples in zip(draws, part, strict=True)] for part in parts)
-        return max(laid_out_tokens(task, layout=self.layout, planner=self.planner) for task in tasks)
+        return max(self._laid_out(draws, minibatch) for minibatch in ((0, None) if draws[0].support else (None,)))
 
     def _fits_with(self, part: Sequence[Draw], draw: Draw) -> bool:
         if self.task_micro_batch != "auto":

@@ -2,19 +2,23 @@
 
 from collections import Counter
 
+import torch
 from rich.console import Console
 from rich.text import Text
 
+from headstart.batches import Batcher
 from headstart.model.base import BaseSpec, load_tokenizer
+from headstart.model.flops import pass_cost
 from headstart.model.memory import footprint, skeleton
 from headstart.model.sites import linear_shape
 from headstart.model.targets import suffixes, target_names
 from headstart.progress import say
 from headstart.recipe import Phase, Recipe
-from headstart.tasks.episodes import Episode, training_episode
+from headstart.tasks.episodes import training_episode
+from headstart.tasks.planner import Planner
 from headstart.tasks.prepare import prepare_suite
 from headstart.tasks.render import Renderer
-from headstart.tasks.rows import common_prefix, laid_out_tokens
+from headstart.tasks.rows import Layout, common_prefix
 from headstart.tasks.task import TaskSuite
 
 SAMPLED_STEPS = 16
@@ -32,8 +36,10 @@ def check_recipe(recipe: Recipe, console: Console) -> None:
     suite, notes = prepare_suite(section.source, section.regime, renderer, section.support + section.query, recipe.seed)
     say(console, f"base {spec.id} from {spec.source}, {spec.quantization}, {spec.dtype}; {footprint(spec)}", _adapter(recipe, spec))
     say(console, f"suite {suite.name} {suite.revision}, regime {section.regime}", *_splits(suite), *notes)
+    cost = pass_cost(skeleton(spec))
+    planner = Planner(section.max_row_tokens, cost.linear, cost.attention)
     for number, phase in enumerate(recipe.phases):
-        say(console, f"phase {number}, {phase.algorithm}: {phase.steps} steps; {_tokens(recipe, phase, suite, renderer)}")
+        say(console, f"phase {number}, {phase.algorithm}: {phase.steps} steps; {_tokens(recipe, phase, suite, renderer, planner)}")
     task = suite.split("meta_train")[0]
     rendered = renderer.render(task.instruction, task.examples[:2])
     shared = common_prefix(rendered)
@@ -59,8 +65,10 @@ def _splits(suite: TaskSuite) -> list[str]:
     ]
 
 
-def _tokens(recipe: Recipe, phase: Phase, suite: TaskSuite, renderer: Renderer) -> str:
-    """Tokens that the base computes in one pass over an episode's support and query, in both layouts, as a mean over steps."""
+def _tokens(recipe: Recipe, phase: Phase, suite: TaskSuite, renderer: Renderer, planner: Planner) -> str:
+    """Tokens that the base computes in the passes of one episode, in both layouts, as a mean over steps."""
+    layouts: tuple[Layout, ...] = ("packed", "padded")
+    batchers = {each: Batcher(renderer, torch.device("cpu"), each, recipe.suite.task_micro_batch, planner) for each in layouts}
     totals: Counter[str] = Counter()
     for step in range(SAMPLED_STEPS):
         episode = training_episode(
@@ -72,19 +80,7 @@ def _tokens(recipe: Recipe, phase: Phase, suite: TaskSuite, renderer: Renderer) 
             query=recipe.suite.query,
             minibatches=phase.minibatches,
         )
-        for layout in ("packed", "padded"):
-            totals[layout] += _episode_tokens(episode, renderer, layout, phase.loop.steps)
-    packed, padded = (totals[layout] / SAMPLED_STEPS for layout in ("packed", "padded"))
+        for layout, batcher in batchers.items():
+            totals[layout] += sum(batcher.tokens(piece, phase.loop.steps) for piece in batcher.pieces(episode))
+    packed, padded = (totals[layout] / SAMPLED_STEPS for layout in layouts)
     return f"{packed:.0f} tokens an episode packed, {padded:.0f} padded ({padded / packed:.1f} times), mean of {SAMPLED_STEPS} steps"
-
-
-def _episode_tokens(episode: Episode, renderer: Renderer, layout: str, inner_steps: int) -> int:
-    """Inner steps go through the support minibatches again where there are fewer."""
-    parts = [[draw.support[index % len(draw.support)] for draw in episode] for index in range(inner_steps)]
-    parts.append([draw.query for draw in episode])
-    total = 0
-    for part in parts:
-        for draw, examples in zip(episode, part, strict=True):
-            rendered = [[one] for one in renderer.render(draw.task.instruction, examples)]
-            total += laid_out_tokens([rendered], layout="packed" if layout == "packed" else "padded")
-    return total

@@ -46,6 +46,18 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     write_atomically(path, (json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode())
 
 
+def require_writable(folder: Path) -> None:
+    """See that a folder to come can be written, before the work that is to fill it; makes its parent, and leaves nothing else.
+
+    Raises:
+        WriteError: it cannot.
+    """
+    with writing(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-"):
+            pass
+
+
 @contextmanager
 def whole_folder(folder: Path) -> Iterator[Path]:
     """Write a folder under a temporary name and put it in place, over an older one, only once it is complete; raises `WriteError`."""
@@ -55,9 +67,16 @@ def whole_folder(folder: Path) -> Iterator[Path]:
             fresh = Path(scratch) / "new"
             fresh.mkdir()
             yield fresh
+            old = Path(scratch) / "old"
             if folder.exists():
-                folder.rename(Path(scratch) / "old")
-            fresh.rename(folder)
+                folder.rename(old)
+            try:
+                fresh.rename(folder)
+            except BaseException:
+                # also when interrupted: the old one would go with the scratch folder
+                if old.exists() and not folder.exists():
+                    old.rename(folder)
+                raise
 
 
 def cache_folder() -> Path:

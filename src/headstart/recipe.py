@@ -43,10 +43,10 @@ class AdapterSection(_Section):
 
     r: PositiveInt = 8
     lora_alpha: PositiveInt = 16
-    target_modules: str | tuple[str, ...] = Field(
+    target_modules: str | Annotated[tuple[str, ...], Field(min_length=1)] = Field(
         "all-linear", description="`all-linear`, a list of suffixes of linear layers' names, or a regular expression over whole names"
     )
-    layers_to_transform: tuple[NonNegativeInt, ...] | None = Field(
+    layers_to_transform: Annotated[tuple[NonNegativeInt, ...], Field(min_length=1)] | None = Field(
         None, description="numbers of the decoder layers to adapt; all where empty"
     )
 
@@ -75,7 +75,7 @@ class InnerSection(_Section):
     learning_rate: PositiveFloat = 1e-3
     learn_rates: bool = Field(True, description="learn a rate for every tensor and step, from `learning_rate` on")
     max_norm: PositiveFloat | None = Field(1.0, description="sgd: the largest norm of a task's gradient")
-    target_modules: str | tuple[str, ...] | None = Field(
+    target_modules: str | Annotated[tuple[str, ...], Field(min_length=1)] | None = Field(
         None, description="the adapter's sites that adapt in the inner loop (ANIL), as in adapter.target_modules; all where empty"
     )
 
@@ -179,12 +179,16 @@ class EvaluationSection(_Section):
 
     support: PositiveInt = 16
     query: PositiveInt = 24
-    steps: tuple[NonNegativeInt, ...] = (0, 1, 2, 5, 10)
+    steps: Annotated[tuple[NonNegativeInt, ...], Field(min_length=1)] = (0, 1, 2, 5, 10)
     draws: PositiveInt = 1
     tasks: PositiveInt | None = Field(None, description="most tasks a split, spread evenly over its clusters; all where empty")
     tuning_tasks: PositiveInt = Field(8, description="validation tasks that rates are tuned on, spread evenly over their clusters")
-    learning_rates: tuple[PositiveFloat, ...] = Field((5e-4, 1e-3, 2e-3), description="tuned over for every arm with one rate")
-    rate_factors: tuple[PositiveFloat, ...] = Field((0.5, 1.0, 2.0), description="tuned over for every arm with learned rates")
+    learning_rates: tuple[PositiveFloat, ...] = Field(
+        (5e-4, 1e-3, 2e-3), min_length=1, description="tuned over for every arm with one rate"
+    )
+    rate_factors: tuple[PositiveFloat, ...] = Field(
+        (0.5, 1.0, 2.0), min_length=1, description="tuned over for every arm with learned rates"
+    )
 
 
 class Recipe(_Section):

@@ -21,7 +21,7 @@ OTHER_NAMES = {
     "suite.source": "dataset datasets dataset_name dataset_dir dataset_path data_path train_file train_dataset data tasks_dir",
     "suite.max_length": "sequence_len cutoff_len max_seq_length max_seq_len seq_length block_size model_max_length context_length",
     "suite.tasks_per_step": "meta_batch_size tasks_per_batch batch_size micro_batch_size train_batch_size per_device_train_batch_size",
-    "suite.task_micro_batch": "gradient_accumulation_steps per_device_eval_batch_size eval_batch_size",
+    "suite.task_micro_batch": "per_device_eval_batch_size eval_batch_size",
     "suite.support": "shots k_shot k_shots n_shot num_shots support_size n_support",
     "suite.query": "query_size n_query num_query",
     "suite.layout": "packing sample_packing eval_sample_packing neat_packing padding_free pad_to_sequence_len",
@@ -64,6 +64,13 @@ VALUES = {
 """Where the name alone does not tell what to write: another tool's key -> what to write."""
 
 NOT_SUPPORTED = {
+    "resume_from_checkpoint": "a stopped run goes on with the command's option --resume",
+    "auto_resume_from_checkpoints": "a stopped run goes on with the command's option --resume",
+    "resume": "a stopped run goes on with the command's option --resume",
+    "stage": "a recipe's phases say what is trained, and how",
+    "overwrite_output_dir": "a finished run is never overwritten; name another run.output_dir",
+    "dropout": "an adapter has no dropout, so that a task's gradient is a function of its rows",
+    "gradient_accumulation_steps": "raise suite.tasks_per_step; suite.task_micro_batch says how many tasks are computed at a time",
     "lora_dropout": "an adapter has no dropout, so that a task's gradient is a function of its rows",
     "bias": "biases are not adapted",
     "use_dora": "only plain LoRA is learned",
@@ -108,6 +115,7 @@ _TYPES = {
     "bool_type": "true or false",
     "string_type": "text",
     "tuple_type": "a list",
+    "too_short": "a list of at least one item",
     "dict_type": "a mapping of keys",
     "finite_number": "a finite number",
 }

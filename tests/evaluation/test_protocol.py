@@ -117,6 +117,7 @@ def test_overrides_change_what_is_measured(run_folder, quiet):
         ({"overrides": ["suite.support=3"]}, r"only evaluation\.KEY=VALUE"),
         ({"overrides": ["evaluation.tsks=3"]}, r"did you mean evaluation\.tasks\?"),
         ({"base_source": "/nowhere"}, "there is no folder '/nowhere'"),
+        ({"output": "/dev/null/results"}, "/dev/null/results: cannot be written"),
     ],
 )
 def test_mistakes_are_told_before_the_base_is_loaded(run_folder, quiet, monkeypatch, options, words):

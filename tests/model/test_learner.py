@@ -115,12 +115,13 @@ def test_a_fresh_adapters_first_gradient_is_in_b_alone(learner, batcher, episode
         assert bool(gradient.any()) == name.endswith("lora_B"), name
 
 
-def test_counted_operations_are_those_that_run(tiny_spec, batcher, random_phi, episode):
+@pytest.mark.parametrize("layers", [None, (1,)])
+def test_counted_operations_are_those_that_run(tiny_spec, batcher, random_phi, episode, layers):
     base = load_base(tiny_spec(), "cpu")
     # FlopCounterMode counts the fused kernel differently on each device, so attention runs in its plain form
     base.model.set_attn_implementation("eager")
     rows = build_rows(rendered(batcher(base), episode), layout="padded")
-    with Learner(base, LoraSpec(r=4, lora_alpha=8)) as learner:
+    with Learner(base, LoraSpec(r=4, lora_alpha=8, layers_to_transform=layers)) as learner:
         phi = random_phi(learner, len(episode))
         with FlopCounterMode(display=False) as forward, torch.no_grad():
             learner.losses(phi, rows)
@@ -128,8 +129,8 @@ def test_counted_operations_are_those_that_run(tiny_spec, batcher, random_phi, e
         learner.flops = 0
         with FlopCounterMode(display=False) as both:
             gradients(learner.losses, phi, rows)
-        # autograd skips the gradient of the first layer's input, which in two layers is a few per cent of the whole
-        assert learner.flops == pytest.approx(both.get_total_flops(), rel=0.05)
+        # autograd skips the gradient of the first adapted layer's input, which is some of two layers and more of one
+        assert learner.flops == pytest.approx(both.get_total_flops(), rel=0.07 if layers else 0.05)
 
 
 def test_closing_gives_the_plain_layers_back(dense_base):

@@ -58,6 +58,8 @@ def test_saved_targets_are_suffixes_where_they_say_the_same(dense_base):
         (("lm_head",), None, "'lm_head' matches lm_head, which is the output layer"),
         (("mlp",), None, "which is LlamaMLP"),
         (r".*layers\.0\..*", None, "only inner linear layers"),
+        ("*.q_proj", None, "is no regular expression"),
+        (".*q_proj", (0,), "names its layers itself"),
         ("all-linear", (0, 7), "no targeted layer is in decoder layer 7"),
     ],
 )

@@ -42,6 +42,16 @@ def rewrite(path, old, new):
     path.write_text(path.read_text().replace(old, new))
 
 
+@pytest.mark.parametrize(
+    ("file", "old", "new"), [("tasks/shout.jsonl", "B", "C"), ("tasks/tasks.json", "Shout", "Cry"), ("splits.json", "meta_v", "v")]
+)
+def test_revision_tells_of_every_change(folder, file, old, new):
+    before = open_suite(str(folder)).revision
+    assert open_suite(str(folder)).revision == before
+    rewrite(folder / file, old, new)
+    assert open_suite(str(folder)).revision != before
+
+
 FAULTS = {
     "no splits": (lambda folder: (folder / "splits.json").unlink(), "is no suite folder"),
     "no training split": (lambda folder: rewrite(folder / "splits.json", "meta_train", "train"), "no list `meta_train`"),

@@ -16,6 +16,7 @@ import headstart.training.run as run_module
 from headstart.errors import HeadstartError
 from headstart.model.base import load_base
 from headstart.recipe import load_recipe
+from headstart.training import checkpoints
 from headstart.training.errors import RunError, Stopped
 from headstart.training.interrupt import interruptible
 from headstart.training.run import Session, check_folder, cut_metrics, meta_train
@@ -175,6 +176,12 @@ def test_checkpoint_holds_the_adapter_and_nothing_of_the_base(stopped, tiny_spec
     assert about["leg"] == 1
     assert about["identity"]["ranks"] == 1
     assert about["made_by"]["versions"].keys() >= {"torch", "headstart"}
+
+
+def test_a_stray_folder_is_no_checkpoint(tmp_path):
+    (tmp_path / "step-000002").mkdir()
+    (tmp_path / "step-000009.bak").mkdir()
+    assert [path.name for path in checkpoints.found(tmp_path)] == ["step-000002"]
 
 
 @pytest.mark.parametrize("limit", [1, 3])

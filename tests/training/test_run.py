@@ -205,3 +205,41 @@ def test_recomputing_layers_changes_no_run(tiny_recipe, quiet):
     )
     for name in first.theta:
         torch.testing.assert_close(second.theta[name], first.theta[name], rtol=1e-4, atol=1e-6)
+
+
+ONLY_V = {**FOMAML, "inner": {**FOMAML["inner"], "target_modules": ["v_proj"]}}
+BY_SGD = {**FOMAML, "inner": {**FOMAML["inner"], "rule": "sgd", "learning_rate": 0.5}}
+
+
+@pytest.mark.parametrize("phases", [(FOMAML, ONLY_V), (ONLY_V, REPTILE), (BY_SGD, FOMAML)], ids=["fewer sites", "no rates", "other rule"])
+def test_learned_rates_stay_with_the_rule_and_sites_that_they_were_learned_for(tiny_recipe, quiet, phases):
+    """A rate means nothing under another rule; and every folder that a run leaves can be loaded."""
+    recipe = tiny_recipe(*phases, run={"control": True})
+    adapter = meta_train(recipe, quiet)
+    folders = [path.parent for path in recipe.run.output_dir.rglob("headstart.json")]
+    assert len(folders) == 4
+    for folder in folders:
+        loaded = MetaAdapter.from_pretrained(folder)
+        assert not loaded.rates or loaded.rates.keys() == set(loaded.adaptation.adapting(loaded.theta))
+    assert bool(adapter.rates) == (phases[1] is not REPTILE)
+    assert adapter.adaptation.rule == "adam"
+    assert all((rate < 0.02).all() for rate in adapter.rates.values()), "they start at the second phase's 0.01"
+    first = MetaAdapter.from_pretrained(recipe.run.output_dir / "phases" / "0-fomaml").adaptation
+    inner = recipe.phases[0].inner
+    assert (first.rule, first.target_modules) == (inner.rule, inner.target_modules)
+
+
+def test_a_users_own_recipe_is_not_written_over(tiny_recipe, quiet):
+    recipe = tiny_recipe(FOMAML)
+    own = recipe.run.output_dir / "recipe.yaml"
+    own.parent.mkdir()
+    own.write_text("# mine\n")
+    with pytest.raises(RunError, match="is not empty and holds no run of headstart"):
+        meta_train(recipe, quiet)
+    assert own.read_text() == "# mine\n"
+
+
+@pytest.mark.parametrize("targets", [["up_proj", "typo"], "(up"])
+def test_a_pattern_that_cannot_be_is_refused(tiny_recipe, quiet, targets):
+    with pytest.raises(TargetError, match=r"typo' matches none|no regular expression"):
+        meta_train(tiny_recipe({**FOMAML, "inner": {**FOMAML["inner"], "target_modules": targets}}), quiet)

@@ -49,7 +49,7 @@ class AdaptedAdapter:
     def evaluate(self, examples: Sequence[Example]) -> Metrics:
         """Loss and accuracy on examples of the task; see `Metrics` for what they mean."""
         task = Task("evaluated", self.instruction, tuple(examples), cluster="user", labels=self.labels)
-        batcher = Batcher.of(self.base, Renderer(self.base.tokenizer))
+        batcher = Batcher.of(self.base, Renderer(self.base.tokenizer, self.source.max_length))
         with Learner(self.base, self.source.lora) as learner:
             return measure(learner, expand(self.phi, 1), (Draw(task, (), task.examples),), batcher)[0]
 
@@ -74,7 +74,9 @@ class AdaptedAdapter:
 
 def adapt(source: MetaAdapter, task: Task, steps: int, base: Base, seed: int) -> AdaptedAdapter:
     """Take `steps` steps from a meta-adapter on all examples of a task; `MetaAdapter.adapt` checks and fills in what it is given."""
-    batch = Batcher.of(base, Renderer(base.tokenizer)).batch((Draw(task, minibatches(task.examples, seed), task.examples[:1]),))
+    batch = Batcher.of(base, Renderer(base.tokenizer, source.max_length)).batch(
+        (Draw(task, minibatches(task.examples, seed), task.examples[:1]),)
+    )
     history = []
     with Learner(base, source.lora) as learner:
         phi: Tensors = expand(source.initial(learner), 1)

@@ -11,6 +11,7 @@ from rich.table import Table
 from headstart.adapter.adapted import AdaptedAdapter
 from headstart.adapter.header import AdapterError
 from headstart.adapter.meta_adapter import MetaAdapter
+from headstart.files import require_writable
 from headstart.model.base import load_base, load_tokenizer
 from headstart.progress import say
 from headstart.scoring import Metrics
@@ -49,15 +50,17 @@ def adapt_and_compare(
         SuiteError: the file cannot be read, or has no row to hold back.
         AdapterError: the adapter cannot be used, the base is not its own, or the output folder exists already.
         BaseError: the base cannot be loaded.
+        WriteError: the output folder cannot be written; raised before any adapting.
     """
     if output.exists():
         raise AdapterError(f"{output} exists already; give another folder with --output, or remove it")
     task = read_task(data)
     meta = MetaAdapter.from_pretrained(adapter)
     support, held_back = hold_back(task, shots)
+    require_writable(output)
     spec = replace(meta.base, source=base_source or meta.base.source)
     # rendered here for its errors, before the base is loaded
-    Renderer(load_tokenizer(spec)).render(task.instruction, [*support, *held_back])
+    Renderer(load_tokenizer(spec), meta.max_length).render(task.instruction, [*support, *held_back])
     base = load_base(spec)
     meta.require_base(base, allow_base_variant)
     say(console, f"adapting on {len(support)} rows of {data}, {len(held_back)} held back")

@@ -19,9 +19,9 @@ from headstart.algorithms.rules import Adam, Rule, Sgd
 from headstart.files import whole_folder, write_json
 from headstart.model.base import Base, BaseSpec, load_base, load_tokenizer
 from headstart.model.learner import Learner, LoraSpec
-from headstart.model.targets import matching
+from headstart.model.targets import ALL_LINEAR, matching
 from headstart.shipped import by_name, shipped_adapters
-from headstart.tasks.render import Renderer
+from headstart.tasks.render import DEFAULT_MAX_LENGTH, Renderer
 from headstart.tasks.task import Example, Task
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class Adaptation:
 
     def adapting(self, theta: Iterable[str]) -> list[str]:
         """The names of the tensors that adapt."""
-        if self.target_modules is None:
+        if self.target_modules in (None, ALL_LINEAR):
             return list(theta)
         sites = set(matching({name.rpartition(".")[0] for name in theta}, self.target_modules))
         return [name for name in theta if name.rpartition(".")[0] in sites]
@@ -89,6 +89,12 @@ class MetaAdapter:
         for name in ("theta", "rates"):
             frozen = {key: tensor.detach().float().cpu().clone() for key, tensor in getattr(self, name).items()}
             object.__setattr__(self, name, MappingProxyType(frozen))
+
+    @property
+    def max_length(self) -> int:
+        """The most tokens that one example may take: as many as in training, and no fewer than a recipe's default."""
+        recorded: int = self.record.get("recipe", {}).get("suite", {}).get("max_length", 0)
+        return max(recorded, DEFAULT_MAX_LENGTH)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> "MetaAdapter":
@@ -157,7 +163,7 @@ class MetaAdapter:
         task = Task("adapted", instruction, tuple(examples), cluster="user", labels=labels)
         if base is None:
             # rendered here for its errors, before the weights are loaded
-            Renderer(load_tokenizer(self.base)).render(instruction, task.examples)
+            Renderer(load_tokenizer(self.base), self.max_length).render(instruction, task.examples)
             base = load_base(self.base)
         self.require_base(base, allow_base_variant)
         return adapt(self, task, steps, base, seed)

@@ -19,7 +19,7 @@ from headstart.evaluation.curves import plot_evaluation
 from headstart.evaluation.protocol import Bench, Protocol, run_arm, tune
 from headstart.evaluation.report import Results, build_results, results_markdown, results_table, write_results
 from headstart.evaluation.statistics import Record
-from headstart.files import whole_folder, write_json
+from headstart.files import require_writable, whole_folder, write_json
 from headstart.model.base import Base, BaseSpec, load_base, load_tokenizer
 from headstart.model.learner import Learner
 from headstart.progress import Meter, meter, say
@@ -69,11 +69,14 @@ def evaluate(
     Raises:
         EvaluationError, AdapterError, SuiteError, BaseError: the arms, the adapter, the suite or the base cannot be used;
             raised before any adapting.
+        WriteError: the results cannot be written there; raised before any adapting.
     """
     folder, console, started = adapter_folder(adapter), console or Console(), time.monotonic()
     if output is None and not Path(adapter).is_dir():
         output = Path("evaluated") / folder.name
+    target = Path(output) if output else folder.resolve().parent / "evaluation"
     plan = Plan.make(folder, suite, split, arms, overrides, base_source)
+    require_writable(target)
     base = load_base(plan.base)
     plan.meta.require_base(base, allow_base_variant)
     records, tuned = plan.run(base, console)
@@ -81,7 +84,6 @@ def evaluate(
     pairs = [pair for pair in PAIRS if pair[0] in names and pair[1] in names]
     about = plan.describe(folder, base, tuned, time.monotonic() - started)
     results = build_results(records, pairs, about)
-    target = Path(output) if output else folder.resolve().parent / "evaluation"
     write_results(results, target / "results.json")
     plot_evaluation(results, target / "curves.png")
     if output is None:

@@ -86,7 +86,7 @@ def load_base(spec: BaseSpec, device: torch.device | str | None = None) -> Base:
     dtype = DTYPES[spec.dtype]
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     tokenizer = _tokenizer(spec, folder)
-    with _named(spec, "the model"):
+    with naming(spec, "the model"):
         model, report = AutoModelForCausalLM.from_pretrained(
             folder,
             dtype=dtype,
@@ -120,12 +120,12 @@ def load_tokenizer(spec: BaseSpec) -> Any:
 
 
 def _tokenizer(spec: BaseSpec, folder: Path) -> Any:
-    with _named(spec, "the tokenizer (tokenizer.json, tokenizer_config.json)"):
+    with naming(spec, "the tokenizer (tokenizer.json, tokenizer_config.json)"):
         return AutoTokenizer.from_pretrained(folder)
 
 
 @contextmanager
-def _named(spec: BaseSpec, part: str) -> Iterator[None]:
+def naming(spec: BaseSpec, part: str) -> Iterator[None]:
     """Turn what transformers raises over broken files into an error that names the base; being out of memory is none of these."""
     try:
         yield

@@ -4,14 +4,14 @@ import math
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers.pytorch_utils import Conv1D
 
 from headstart.model.attention import model_inputs
 from headstart.model.base import Base
 from headstart.model.flops import pass_cost
-from headstart.model.remat import keep_activations, rematerialise
+from headstart.model.remat import RematerialisationError, keep_activations, rematerialise
 from headstart.model.sites import Phi, handing, install_sites, remove_sites
 from headstart.model.targets import peft_targets, target_names
 from headstart.tasks.rows import Rows
@@ -78,9 +78,14 @@ class Learner:
         transposed = all(isinstance(base.model.get_submodule(name), Conv1D) for name in names)
         self.spec = replace(spec, target_modules=targets, layers_to_transform=layers, fan_in_fan_out=transposed)
         self.cost = pass_cost(base.model, names, spec.r, gradient_checkpointing)
-        self.sites = install_sites(base.model, names, spec.scale)
-        self._again = rematerialise(base.model, self.sites) if gradient_checkpointing else []
         self.flops = 0
+        self._again: list[nn.Module] = []
+        self.sites = install_sites(base.model, names, spec.scale)
+        try:
+            self._again = rematerialise(base.model, self.sites) if gradient_checkpointing else []
+        except RematerialisationError:
+            self.close()
+            raise
 
     def __enter__(self) -> "Learner":
         return self

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from headstart.model.base import DTYPES, BaseSpec, base_folder
+from headstart.model.base import DTYPES, BaseSpec, base_folder, naming
 from headstart.model.four_bit import four_bit_bytes, is_four_bit, replace_linears
 from headstart.model.targets import expert_weights
 
@@ -38,7 +38,7 @@ class Footprint:
 
 def skeleton(spec: BaseSpec) -> Any:
     """The base's modules with their shapes and no memory, for looking at its layers before it is loaded."""
-    with torch.device("meta"):
+    with naming(spec, "the model"), torch.device("meta"):
         return AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(base_folder(spec)), dtype=DTYPES[spec.dtype])
 
 

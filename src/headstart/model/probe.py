@@ -4,6 +4,7 @@ No flag of a model tells. Some carry state from one example to the next past any
 row, some refuse; so two conversations are computed alone and plainly, and then in each layout.
 """
 
+import sys
 from typing import Any
 
 import torch
@@ -39,7 +40,9 @@ def layout_error(model: Any, layout: Layout) -> float:
         try:
             found = model(**model_inputs(model, rows), logits_to_keep=rows.predicts, use_cache=False).logits
             difference = (found - plain).float()
-        except (TypeError, ValueError, RuntimeError, KeyError, AttributeError):
+        except torch.OutOfMemoryError:
+            raise
+        except (TypeError, ValueError, RuntimeError, LookupError, AttributeError):
             return float("inf")
     return float(difference.square().mean(1).sqrt().max() / plain.float().std())
 
@@ -56,11 +59,27 @@ def _conversations(config: Any) -> list[Rendered]:
     """
     length = PREFIX + _widest_window(config) + OWN
     ids = torch.randint(config.vocab_size, (length + OWN,), generator=torch.Generator().manual_seed(0)).tolist()
-    pair = ids[:length], ids[:PREFIX] + ids[length:]
-    return [Rendered(tuple(one), len(one) - OWN + 1) for one in pair]
+    # of unlike length, so that padded rows are filled up
+    pair = ids[:length], ids[:PREFIX] + ids[length:-3]
+    return [Rendered(tuple(one), max(PREFIX + 1, len(one) - OWN)) for one in pair]
+
+
+def trusted_tokens(model: Any) -> int:
+    """The longest packed row that the probe speaks for: no longer than a window or chunk which it did not outgrow.
+
+    A window that the masks themselves hold, `sliding_window`, sets no limit.
+    """
+    beyond = {
+        key: size for key, size in _windows(model.config.get_text_config()).items() if key != "sliding_window" and size >= MAX_ROW_TOKENS
+    }
+    return min(beyond.values(), default=sys.maxsize)
+
+
+def _windows(config: Any) -> dict[str, int]:
+    """The windows and chunks that a configuration names, under any key."""
+    return {key: int(value) for key, value in config.to_dict().items() if ("window" in key or "chunk" in key) and isinstance(value, int)}
 
 
 def _widest_window(config: Any) -> int:
-    """Of the windows and chunks that a configuration names under any key, the widest that a packed row can outgrow."""
-    sizes = (value for key, value in config.to_dict().items() if ("window" in key or "chunk" in key) and isinstance(value, int))
-    return max((int(size) for size in sizes if size < MAX_ROW_TOKENS), default=0)
+    """The widest window that a packed row of ordinary length outgrows."""
+    return max((size for size in _windows(config).values() if size < MAX_ROW_TOKENS), default=0)

@@ -6,6 +6,7 @@ function, which binds them itself. transformers' own hook runs only in training 
 """
 
 from collections.abc import Mapping
+from itertools import dropwhile
 from types import MethodType
 from typing import Any
 
@@ -23,7 +24,9 @@ class RematerialisationError(HeadstartError):
 
 
 def rematerialise(model: nn.Module, sites: Mapping[str, LoraSite]) -> list[nn.Module]:
-    """Make every decoder layer forget its activations, in place; returns the layers, for `keep_activations`.
+    """Make the decoder layers forget their activations, in place; returns the layers, for `keep_activations`.
+
+    From the first that holds sites on: what stands below is not on the way back, and keeps nothing anyway.
 
     Raises:
         RematerialisationError: no site lies in a decoder layer.
@@ -34,10 +37,10 @@ def rematerialise(model: nn.Module, sites: Mapping[str, LoraSite]) -> list[nn.Mo
         raise RematerialisationError(
             f"run.gradient_checkpointing: {type(model).__name__} has no decoder layers that can be computed again; set it to false"
         )
-    for name, layer in layers.items():
-        # a layer without sites may stand above one that has some, and so be part of the way back
-        layer.forward = MethodType(_again(inside[name]), layer)
-    return list(layers.values())
+    reached = list(dropwhile(lambda name: not inside[name], layers))
+    for name in reached:
+        layers[name].forward = MethodType(_again(inside[name]), layers[name])
+    return [layers[name] for name in reached]
 
 
 def keep_activations(layers: list[nn.Module]) -> None:

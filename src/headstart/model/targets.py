@@ -30,12 +30,16 @@ def target_names(model: nn.Module, targets: Targets, layers: Sequence[int] | Non
     Raises:
         TargetError: a target or layer matches nothing, or something that is not an inner linear layer, or experts' weights.
     """
+    if layers is not None and isinstance(targets, str) and targets != ALL_LINEAR:
+        raise TargetError(
+            f"adapter.layers_to_transform: a regular expression ({targets!r}) names its layers itself; give suffixes, or no layers"
+        )
     linear = linear_names(model)
     _require_linear(model, targets, linear)
     if targets == ALL_LINEAR:
         names = linear if layers is None else matching(linear, suffixes(linear), layers)
     else:
-        names = matching(linear, targets) if isinstance(targets, str) else matching(linear, targets, layers)
+        names = matching(linear, targets, layers)
     for layer in layers or ():
         if not matching(names, suffixes(names), [layer]):
             raise TargetError(
@@ -57,6 +61,13 @@ def peft_targets(
 
 def matching(names: Iterable[str], targets: Targets, layers: Sequence[int] | None = None) -> list[str]:
     """The names that PEFT's own rule matches: a text as a regular expression, a list as suffixes, within the layers given."""
+    if isinstance(targets, str):
+        try:
+            re.compile(targets)
+        except re.error as error:
+            raise TargetError(
+                f"target_modules: {targets!r} is no regular expression ({error}); write a list for suffixes, as in [q_proj]"
+            ) from None
     config = LoraConfig(
         target_modules=targets if isinstance(targets, str) else list(targets), layers_to_transform=None if layers is None else list(layers)
     )

@@ -9,6 +9,7 @@ from typing import Any
 from headstart.tasks.rows import Rendered
 from headstart.tasks.task import Example, SuiteError
 
+DEFAULT_MAX_LENGTH = 512
 USER_TURN = "{instruction}\n{input}"
 
 
@@ -28,7 +29,7 @@ class Renderer:
         SuiteError: the tokenizer has no chat template or gives no character offsets.
     """
 
-    def __init__(self, tokenizer: Any, max_length: int = 512) -> None:
+    def __init__(self, tokenizer: Any, max_length: int = DEFAULT_MAX_LENGTH) -> None:
         if not tokenizer.chat_template:
             raise SuiteError(
                 "the base's tokenizer has no chat template; use an instruction-tuned base, or put a chat_template.jinja into its folder"
@@ -55,7 +56,7 @@ class Renderer:
             if len(rendered.ids) > self.max_length:
                 raise SuiteError(
                     f"the example with input {example.input[:60]!r} takes {len(rendered.ids)} tokens, over the limit of "
-                    f"{self.max_length}; raise suite.max_length or shorten the row"
+                    f"{self.max_length}; shorten the row, or raise suite.max_length in the recipe that is, or was, trained by"
                 )
         return found
 

@@ -4,7 +4,8 @@ import csv
 import hashlib
 import io
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +32,15 @@ def read_folder(folder: Path) -> TaskSuite:
     splits = _splits(folder / "splits.json")
     wanted = {name for names in splits.values() for name in names}
     tasks = {entry["name"]: _task(entry, index) for entry in _entries(index) if entry["name"] in wanted}
-    revision = hashlib.sha256(index.read_bytes() + (folder / "splits.json").read_bytes()).hexdigest()[:16]
-    return TaskSuite(folder.resolve().name, tasks, splits, revision)
+    return TaskSuite(folder.resolve().name, tasks, splits, _revision(tasks, splits))
+
+
+def _revision(tasks: Mapping[str, Task], splits: Mapping[str, Sequence[str]]) -> str:
+    """A digest of all that the suite holds: its splits, and every task to its last row."""
+    digest = hashlib.sha256(json.dumps(splits).encode())
+    for task in tasks.values():
+        digest.update(json.dumps(asdict(task)).encode())
+    return digest.hexdigest()[:16]
 
 
 def read_examples(path: Path | str) -> list[tuple[str, Example]]:

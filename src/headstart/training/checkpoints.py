@@ -6,6 +6,7 @@ pure function of the seed and the step.
 """
 
 import json
+import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -94,7 +95,8 @@ def save(folder: Path, position: Position, identity: Identity, made_by: Mapping[
 
 def found(folder: Path) -> list[Path]:
     """The checkpoints in a folder, the oldest first."""
-    return sorted((path for path in folder.glob("step-*") if path.is_dir()), key=lambda path: int(path.name.removeprefix("step-")))
+    steps = {path: re.fullmatch(r"step-(\d+)", path.name) for path in folder.glob("step-*") if path.is_dir()}
+    return sorted((path for path, step in steps.items() if step), key=lambda path: int(path.name.removeprefix("step-")))
 
 
 def load_newest(folder: Path, device: torch.device | str = "cpu") -> Checkpoint:

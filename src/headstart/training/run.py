@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 from rich.console import Console
 
-from headstart.adapter.meta_adapter import MetaAdapter
+from headstart.adapter.meta_adapter import Adaptation, MetaAdapter
 from headstart.batches import Batcher
 from headstart.files import WriteError, write_atomically, writing
 from headstart.model.base import BaseSpec, base_folder, fingerprint, load_base, load_tokenizer
@@ -21,7 +21,7 @@ from headstart.model.learner import Learner, LoraSpec
 from headstart.model.targets import TargetError
 from headstart.progress import meter, say
 from headstart.provenance import provenance
-from headstart.recipe import MultitaskPhase, Recipe
+from headstart.recipe import InnerSection, MultitaskPhase, Recipe
 from headstart.tasks.episodes import evaluation_draw, training_episode
 from headstart.tasks.prepare import prepare_suite, spread
 from headstart.tasks.render import USER_TURN, Renderer
@@ -35,6 +35,8 @@ from headstart.training.loop import Trainer, adaptation
 from headstart.training.runtime import Runtime
 from headstart.training.state import Leg, Position, Progress, Spent, State
 from headstart.training.validation import Validation
+
+RESOLVED = "# the resolved recipe of a run, written by headstart"
 
 
 def meta_train(recipe: Recipe, console: Console | None = None, resume: bool = False) -> MetaAdapter:
@@ -82,7 +84,7 @@ def check_folder(folder: Path, resume: bool) -> None:
             f"{folder} holds a stopped run; add --resume to go on with it (in Python, resume=True), or remove the folder to start anew"
         )
     # a run that ended before its first checkpoint leaves its recipe
-    if not resume and folder.exists() and any(folder.iterdir()) and not (folder / "recipe.yaml").exists():
+    if not resume and folder.exists() and any(folder.iterdir()) and not _resolved_by_us(folder / "recipe.yaml"):
         raise RunError(f"run.output_dir: {folder} is not empty and holds no run of headstart; name another folder")
 
 
@@ -132,7 +134,7 @@ class Session:
         counts = ", ".join(f"{len(names)} {split}" for split, names in suite.splits.items())
         kind = f"{spec.quantization}, {spec.dtype}"
         session.say(*notes, f"{spec.id} ({kind}) on {runtime.device}, {runtime.ranks} rank(s); {batcher.layout} rows; tasks: {counts}")
-        if section.layout == "auto" and not base.packs:
+        if section.layout == "auto" and batcher.layout == "padded":
             session.say("rows are padded, since examples that share a row are not independent in this architecture")
         return session, session.begin(stopped)
 
@@ -172,7 +174,7 @@ class Session:
             learner=self.learner,
             batcher=self.batcher,
             runtime=self.runtime,
-            validate=self.validation(),
+            validate=self.validation(adaptation(leg.phase.loop) if leg.phase.loop.steps else session.adaptation(position.progress.state)),
             log=session.log,
             save=lambda progress: self.checkpoint(replace(position, progress=progress)),
             interrupt=interrupt,
@@ -191,9 +193,23 @@ class Session:
             return position.then(state)
         self.save(state, f"phases/{position.leg}-{leg.phase.algorithm}")
         if position.leg + 1 < len(self.recipe.phases):
-            return position.then(state)
+            return position.then(self.handed_on(state, self.recipe.phases[position.leg + 1].loop))
         self.draw()
         return position.then(position.progress.start, finished=state)
+
+    def handed_on(self, state: State, loop: InnerSection) -> State:
+        """The state that the next phase begins with: learned rates stay only for the rule, steps and sites that they were learned with."""
+        if not loop.steps:
+            return state
+        before, after = self.adaptation(state), adaptation(loop)
+        same = (before.rule, before.steps, before.target_modules) == (after.rule, after.steps, after.target_modules)
+        return state if same and loop.learn_rates else replace(state, rates={})
+
+    def adaptation(self, state: State) -> Adaptation:
+        """How the tasks of a state are adapted to: by the last of its phases that has an inner loop, else as the recipe will."""
+        phases = self.recipe.phases[:-1] if self.label else self.recipe.phases[: len(state.spent)]
+        loops = [phase.loop for phase in phases if phase.loop.steps]
+        return adaptation(loops[-1] if loops else self.recipe.inner)
 
     def control(self, position: Position) -> "Session":
         """The session as the control uses it: the same layout and suite; it writes into the folder `control/`."""
@@ -215,14 +231,14 @@ class Session:
             checkpoints.save(self.folder / "checkpoints", position, self.identity, self.made_by, self.recipe.run.save_total_limit)
         self.runtime.wait()
 
-    def validation(self) -> Validation:
-        """Some validation tasks, the same in every look."""
+    def validation(self, adaptation: Adaptation) -> Validation:
+        """Some validation tasks, the same in every look, and how they are adapted to."""
         section = self.recipe.suite
         tasks = spread(self.suite.split("meta_validation"), self.recipe.run.eval_tasks)
         seed = self.recipe.seed
         draws = tuple(evaluation_draw(task, draw=0, support=section.support, query=section.query, seed=seed) for task in tasks)
         batches = tuple(self.batcher.batch(piece) for piece in self.batcher.pieces(draws))
-        return Validation(batches, adaptation(self.recipe.inner))
+        return Validation(batches, adaptation)
 
     def draw(self) -> None:
         """Draw the curves of the run so far."""
@@ -241,7 +257,7 @@ class Session:
             state.theta,
             state.rates,
             self.learner.spec,
-            adaptation(self.recipe.inner),
+            self.adaptation(state),
             self.learner.base.spec,
             self.learner.base.fingerprint,
             self.record(state.spent),
@@ -295,8 +311,11 @@ def require_sites(recipe: Recipe, learner: Learner) -> None:
         TargetError: a phase's `inner.target_modules` matches none of the adapter's sites.
     """
     for number, phase in enumerate(recipe.phases):
-        if not adaptation(phase.loop).adapting(learner.shapes()):
-            raise TargetError(f"phases.{number}.inner.target_modules: {phase.loop.target_modules!r} matches none of the adapter's sites")
+        targets = phase.loop.target_modules
+        for target in [targets] if targets is None or isinstance(targets, str) else targets:
+            one = None if target is None else target if isinstance(targets, str) else (target,)
+            if not replace(adaptation(phase.loop), target_modules=one).adapting(learner.shapes()):
+                raise TargetError(f"phases.{number}.inner.target_modules: {target!r} matches none of the adapter's sites")
 
 
 def going_on(folder: Path, identity: Identity, runtime: Runtime) -> Checkpoint:
@@ -317,9 +336,15 @@ def claim(folder: Path, recipe: Recipe) -> None:
         RunError: it cannot.
     """
     try:
-        write_atomically(folder / "recipe.yaml", yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False).encode())
+        content = yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False)
+        write_atomically(folder / "recipe.yaml", f"{RESOLVED}\n{content}".encode())
     except WriteError as error:
         raise RunError(f"run.output_dir: {error}; name a folder that can be written") from error
+
+
+def _resolved_by_us(path: Path) -> bool:
+    """Whether a file is the resolved recipe of a run, and not one that a user wrote and put there."""
+    return path.is_file() and path.read_bytes().startswith(RESOLVED.encode())
 
 
 def cut_metrics(path: Path, last: int) -> None:

@@ -189,5 +189,7 @@ def losing_ranks() -> Iterator[None]:
     """Turn a broken exchange with the other ranks into a `RunError`."""
     try:
         yield
+    except torch.OutOfMemoryError:
+        raise
     except RuntimeError as error:
         raise RunError(f"another rank is gone ({str(error).splitlines()[0]}); its own message says why") from error
