@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from headstart.cli import MISTAKE, STOPPED
 from headstart.recipe import load_recipe
 from headstart.training.errors import RunError
-from headstart.training.run import meta_train
+from headstart.training.run import RESOLVED, meta_train
 from headstart.training.runtime import Runtime, losing_ranks, wanted_ranks
 
 # a rendezvous of its own on a free port
@@ -100,7 +100,7 @@ def test_ranks_stop_together_and_go_on_to_the_same_bits(command, tmp_path, outco
 def test_an_error_on_one_rank_ends_all(command, tmp_path):
     """The first rank cannot save, while the other waits for it."""
     (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "recipe.yaml").touch()
+    (tmp_path / "run" / "recipe.yaml").write_text(RESOLVED)
     (tmp_path / "run" / "checkpoints").touch()
     began = time.monotonic()
     code, _, errors = command(FOMAML, launcher=TORCHRUN).run()
