@@ -73,3 +73,11 @@ def test_rows_longer_than_the_probe_saw_are_padded(architecture):
     assert Batcher.of(base, renderer, max_row_tokens=4096).layout == "padded"
     assert Batcher.of(base, Renderer(base.tokenizer, max_length=4096)).layout == "padded"
     assert trusted_tokens(architecture("mistral").model) > 10**6
+
+
+def test_attention_that_takes_no_mask_packs_no_rows(architecture, batcher, episode):
+    base = architecture("llama")
+    rows = batcher(base).batch(episode).query
+    base.model.config._attn_implementation = "flash_attention_2"
+    with pytest.raises(ValueError, match="packed rows need attention that takes a mask, sdpa or eager; not flash_attention_2"):
+        probe.model_inputs(base.model, rows)

@@ -26,7 +26,7 @@ def model_inputs(model: Any, rows: Rows) -> dict[str, Any]:
     positions and `(R, 1, L, L)` masks, in the form that the model's attention takes.
 
     Raises:
-        NotImplementedError: packed rows under an attention implementation that takes no such mask.
+        ValueError: packed rows under an attention implementation that takes no such mask.
     """
     if rows.layout == "padded":
         return {"input_ids": rows.input_ids, "attention_mask": (rows.branch != PADDING).long()}
@@ -37,7 +37,7 @@ def packed_masks(model: Any, rows: Rows) -> Tensor | dict[str, Tensor]:
     """The mask of packed rows `(R, 1, L, L)`; one for each type of layer where the model tells its layers apart."""
     config = model.config.get_text_config()
     if config._attn_implementation not in MASKED:
-        raise NotImplementedError(f"packed rows need attention that takes a mask, {' or '.join(MASKED)}; not {config._attn_implementation}")
+        raise ValueError(f"packed rows need attention that takes a mask, {' or '.join(MASKED)}; not {config._attn_implementation}")
     tree = visible(rows)
     kinds: Mapping[str, int | None] = layer_windows(config)
     masks = {kind: tree if window is None else tree & within(rows, window) for kind, window in kinds.items()}
