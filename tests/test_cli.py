@@ -11,8 +11,11 @@ from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from headstart.adapter.meta_adapter import MetaAdapter
+from headstart.algorithms.rules import Adam
+from headstart.algorithms.trail import state_bytes
 from headstart.cli import ARMS, MISTAKE, SPLITS, app, main
 from headstart.evaluation import arms
+from headstart.model.learner import Learner, LoraSpec
 from headstart.recipe import Recipe
 from headstart.tasks.sources import open_suite
 
@@ -148,6 +151,19 @@ def test_check_shows_tokens_and_marks_what_is_trained(tiny_folder):
     marked = printed[printed.index("[[") + 2 : printed.index("]]")]
     assert marked.endswith("<|im_end|>")
     assert "assistant" not in marked
+
+
+def test_check_counts_inner_states(tiny_folder, dense_base):
+    """Those of the tasks that are computed together; the other phases have none."""
+    overrides = [f"base.source={tiny_folder}", "base.id=test/tiny", "phases.1.algorithm=maml", "phases.1.inner_state=offload"]
+    overrides += ["phases.1.inner.steps=5", "suite.task_micro_batch=2", "suite.support=2", "suite.query=2"]
+    printed = CliRunner().invoke(app, ["check", "quickstart", *overrides]).stdout
+    with Learner(dense_base, LoraSpec()) as learner:
+        wanted = state_bytes(learner.shapes(), 2, 5, Adam(), "offload")
+    device, host = wanted.device / 1e6, wanted.host / 1e6
+    said = f"inner states (offload): up to {device:.1f} MB on the device and {host:.1f} MB in the host's memory, 2 tasks computed together"
+    assert printed.count("inner states") == 1
+    assert said in printed
 
 
 def test_help_comes_without_loading_torch():

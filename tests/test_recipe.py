@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from headstart.algorithms import ALGORITHMS
-from headstart.recipe import Recipe, RecipeError, load_recipe, parse_recipe
+from headstart.algorithms import ALGORITHMS, rules
+from headstart.recipe import FRESH_EPS_ROOT, Recipe, RecipeError, load_recipe, parse_recipe
 from headstart.recipe_errors import known_algorithms
 from headstart.shipped import shipped_recipes
 
@@ -42,7 +42,10 @@ def test_overrides_go_through_the_same_door(overrides, read):
     ("overrides", "words"),
     [
         (["suite.suport=3"], r"suite\.suport: unknown key; did you mean suite\.support\?"),
-        (["phases.1.algorithm=maml"], r"phases\.1\.algorithm: algorithm `maml` .* use `fomaml`"),
+        (["phases.1.algorithm=protonet"], r"phases\.1\.algorithm: unknown algorithm 'protonet'; there are .*maml"),
+        (["phases.1.algorithm=maml", "phases.1.inner.eps_root=0"], r"phases\.1\.inner\.eps_root: expected a number greater than 0, got 0"),
+        (["phases.1.second_order_warmup=0.5"], r"phases\.1\.second_order_warmup: unknown key; this phase's algorithm does not have it"),
+        (["phases.1.multi_step_loss=1.5"], r"phases\.1\.multi_step_loss: expected a number of at most 1, got 1\.5"),
         (["phases.7.steps=1"], "needs an index from 0 to 1"),
         (["seed.x=1"], "seed is the value 0, which has no keys"),
         (["phases.x.steps=1"], "needs an index from 0 to 1"),
@@ -67,6 +70,50 @@ def test_reptile_has_no_learned_rates():
     with pytest.raises(RecipeError, match=r"inner\.learn_rates"):
         parse_recipe({"phases": [phase]})
     assert not parse_recipe({"phases": [{"algorithm": "reptile", "steps": 1}]}).inner.learn_rates
+
+
+def maml(**inner):
+    return {"algorithm": "maml", "steps": 1, "inner": inner}
+
+
+@pytest.mark.parametrize(
+    "before",
+    [[], [{"algorithm": "reptile", "steps": 1, "inner": {"steps": 0, "learn_rates": False}}]],
+    ids=["nothing", "nothing that moves"],
+)
+def test_a_nearly_sharp_adam_is_not_differentiated_from_a_fresh_adapter(before):
+    number = len(before)
+    with pytest.raises(RecipeError) as caught:
+        parse_recipe({"phases": [*before, maml()]})
+    said = str(caught.value)
+    assert f"phases.{number}.inner.eps_root: 1e-08 is too little for a fresh adapter" in said
+    for mend in ("put a multitask phase before", "0.0001 or more", f"set phases.{number}.inner.rule to sgd"):
+        assert mend in said
+    for fine in (maml(eps_root=1e-4), maml(rule="sgd"), maml(steps=0)):
+        parse_recipe({"phases": [*before, fine]})
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        {"algorithm": "multitask", "steps": 1},
+        {"algorithm": "fomaml", "steps": 1},
+        maml(rule="sgd"),
+        {"algorithm": "reptile", "steps": 1, "inner": {"learn_rates": False}},
+    ],
+    ids=lambda phase: phase["algorithm"],
+)
+def test_after_a_phase_that_moves_b_it_is(before):
+    assert parse_recipe({"phases": [before, maml()]}).inner.eps_root == 1e-8
+
+
+def test_the_floor_is_the_algorithms():
+    assert FRESH_EPS_ROOT == rules.FRESH_EPS_ROOT
+
+
+def test_only_an_exact_inner_loop_is_smooth_unasked():
+    assert parse_recipe(MINIMAL).inner.eps_root == 0
+    assert parse_recipe({"phases": [{"algorithm": "fomaml", "steps": 2, "inner": {"eps_root": 1e-6}}]}).inner.eps_root == 1e-6
 
 
 def test_every_fault_is_reported_at_once():

@@ -18,6 +18,7 @@ PositiveInt = Annotated[int, Field(ge=1)]
 NonNegativeInt = Annotated[int, Field(ge=0)]
 PositiveFloat = Annotated[float, Field(gt=0)]
 NonNegativeFloat = Annotated[float, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class RecipeError(HeadstartError):
@@ -62,6 +63,9 @@ class SuiteSection(_Section):
     task_micro_batch: PositiveInt | Literal["auto"] = Field("auto", description="tasks computed together")
     max_length: PositiveInt = Field(512, description="most tokens of one rendered example; longer ones are left out and counted")
     max_row_tokens: PositiveInt = Field(1024, description="packed rows are split where they would be longer; the prefix is repeated")
+    row_costs: Literal["measured", "counted"] = Field(
+        "measured", description="what examples are put into rows by: this machine's seconds, measured once and kept, or counted operations"
+    )
     layout: Literal["auto", "packed", "padded"] = Field(
         "auto", description="`auto` packs a task's examples into rows where the base allows"
     )
@@ -75,8 +79,21 @@ class InnerSection(_Section):
     learning_rate: PositiveFloat = 1e-3
     learn_rates: bool = Field(True, description="learn a rate for every tensor and step, from `learning_rate` on")
     max_norm: PositiveFloat | None = Field(1.0, description="sgd: the largest norm of a task's gradient")
+    eps_root: NonNegativeFloat = Field(0.0, description="adam: added to the second moment inside its root, which makes the rule smooth")
     target_modules: str | Annotated[tuple[str, ...], Field(min_length=1)] | None = Field(
         None, description="the adapter's sites that adapt in the inner loop (ANIL), as in adapter.target_modules; all where empty"
+    )
+
+
+FRESH_EPS_ROOT = 1e-4
+"""The least `eps_root` of an Adam that is differentiated through from a fresh adapter; the algorithms' own, which need torch to import."""
+
+
+class MamlInnerSection(InnerSection):
+    """How a task is adapted to in an inner loop that is differentiated through; so its rule is smooth."""
+
+    eps_root: PositiveFloat = Field(
+        1e-8, description=f"adam: added to the second moment inside its root; {FRESH_EPS_ROOT:g} or more from a fresh adapter, whose B is 0"
     )
 
 
@@ -124,12 +141,19 @@ class ReptilePhase(_Section):
         return self.inner.steps
 
 
+MULTI_STEP_LOSS = Field(
+    0.0,
+    description="share of the phase over which the query losses' weights move from equal after every inner step to the last alone",
+)
+
+
 class FomamlPhase(_Section):
     """First-order MAML."""
 
     algorithm: Literal["fomaml"]
     steps: PositiveInt
     inner: InnerSection = InnerSection()
+    multi_step_loss: Share = MULTI_STEP_LOSS
 
     @property
     def loop(self) -> InnerSection:
@@ -142,7 +166,35 @@ class FomamlPhase(_Section):
         return 1
 
 
-Phase = Annotated[MultitaskPhase | ReptilePhase | FomamlPhase, Field(discriminator="algorithm")]
+class MamlPhase(_Section):
+    """MAML: the exact gradient through the inner loop."""
+
+    algorithm: Literal["maml"]
+    steps: PositiveInt
+    inner: MamlInnerSection = MamlInnerSection()
+    hvp: Literal["exact", "finite_difference"] = Field(
+        "exact", description="second derivatives: exact, or from two gradients of first order each, with any attention kernel"
+    )
+    inner_state: Literal["keep", "offload", "recompute"] = Field(
+        "keep", description="inner states `keep` on the device, `offload` to the host's memory, or `recompute` from every sqrt(steps)-th"
+    )
+    second_order_warmup: Share = Field(
+        0.0, description="share of the phase over which the weight of second derivatives rises from 0 to 1; 0: they weigh 1 throughout"
+    )
+    multi_step_loss: Share = MULTI_STEP_LOSS
+
+    @property
+    def loop(self) -> InnerSection:
+        """The inner loop."""
+        return self.inner
+
+    @property
+    def minibatches(self) -> int:
+        """One support set for all inner steps."""
+        return 1
+
+
+Phase = Annotated[MultitaskPhase | ReptilePhase | FomamlPhase | MamlPhase, Field(discriminator="algorithm")]
 
 
 class OuterSection(_Section):
@@ -169,6 +221,9 @@ class RunSection(_Section):
     save_total_limit: PositiveInt = Field(2, description="checkpoints kept, the newest")
     report_to: tuple[Tracker, ...] = Field(("tensorboard",), description="trackers, by accelerate's names")
     gradient_checkpointing: bool = Field(False, description="compute decoder layers again going back instead of keeping their activations")
+    compile: bool = Field(
+        False, description="fuse what stands between a layer's products by torch.compile: minutes of compiling first, then faster steps"
+    )
     control: bool = Field(
         False, description="also train plain multi-task LoRA from the last phase's start at equal compute, to compare with"
     )
@@ -236,10 +291,35 @@ def parse_recipe(content: Mapping[str, Any], where: str = "recipe") -> Recipe:
     """
     try:
         # JSON's strict reading takes lists for tuples and text for paths, which Python's does not
-        return Recipe.model_validate_json(json.dumps(content, default=os.fspath), strict=True)
+        recipe = Recipe.model_validate_json(json.dumps(content, default=os.fspath), strict=True)
+        faults = rough_starts(recipe.phases)
     except ValidationError as error:
-        faults = "\n".join(f"  {line}" for line in explain(error, content, Recipe.model_json_schema()))
-        raise RecipeError(f"{where}:\n{faults}") from None
+        faults = explain(error, content, Recipe.model_json_schema())
+    if faults:
+        raise RecipeError("\n".join([f"{where}:", *(f"  {line}" for line in faults)]))
+    return recipe
+
+
+def rough_starts(phases: Sequence[Phase]) -> list[str]:
+    """One line for every phase that would differentiate through a nearly sharp Adam from a fresh adapter.
+
+    B is zero there, so that the gradient of A is exactly zero, where the derivative of Adam's step is `1 / sqrt(eps_root)`.
+    """
+    faults, fresh = [], True
+    for number, phase in enumerate(phases):
+        if fresh and isinstance(phase, MamlPhase) and phase.inner.steps and _is_rough(phase.inner):
+            faults.append(
+                f"phases.{number}.inner.eps_root: {phase.inner.eps_root:g} is too little for a fresh adapter, whose B is 0, as derivatives "
+                f"through adam blow up there; put a multitask phase before this one, raise it to {FRESH_EPS_ROOT:g} or more, or set "
+                f"phases.{number}.inner.rule to sgd"
+            )
+        # Reptile without inner steps moves nothing; all else moves B
+        fresh &= isinstance(phase, ReptilePhase) and not phase.inner.steps
+    return faults
+
+
+def _is_rough(inner: InnerSection) -> bool:
+    return inner.rule == "adam" and inner.eps_root < FRESH_EPS_ROOT
 
 
 def recipe_path(source: str | Path) -> Path:

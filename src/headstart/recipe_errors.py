@@ -31,6 +31,9 @@ OTHER_NAMES = {
     "phases.N.inner.learning_rate": "inner_lr inner_learning_rate fast_lr adapt_lr alpha_lr",
     "phases.N.inner.learn_rates": "learn_lr learn_inner_lr meta_sgd learn_learning_rates",
     "phases.N.inner.rule": "inner_optimizer inner_optim inner_rule",
+    "phases.N.second_order_warmup": "derivative_order_annealing first_order_to_second_order_epoch second_order_start_epoch",
+    "phases.N.multi_step_loss": "msl use_multi_step_loss_optimization multi_step_loss_num_epochs multi_step_loss_optimization",
+    "phases.N.hvp": "hessian_vector_product hvp_mode second_order_method",
     "outer.learning_rate": "lr meta_lr outer_lr meta_learning_rate outer_learning_rate",
     "outer.optim": "optimizer optimiser meta_optimizer",
     "outer.warmup_steps": "warmup_ratio warmup num_warmup_steps lr_warmup_steps",
@@ -41,6 +44,7 @@ OTHER_NAMES = {
     "run.save_steps": "save_strategy saves_per_epoch save_interval save_every checkpoint_every",
     "run.save_total_limit": "save_limit max_checkpoints keep_last_n keep_checkpoints",
     "run.gradient_checkpointing": "use_gradient_checkpointing activation_checkpointing gradient_checkpointing_kwargs recompute",
+    "run.compile": "torch_compile use_torch_compile torch_compile_backend compile_model",
     "run.report_to": "use_tensorboard use_wandb wandb wandb_project wandb_entity wandb_name use_mlflow mlflow_tracking_uri logger loggers",
     "seed": "random_seed data_seed manual_seed",
 }
@@ -60,6 +64,12 @@ VALUES = {
     "num_epochs": "phases.N.steps (a phase counts steps, not epochs)",
     "epochs": "phases.N.steps (a phase counts steps, not epochs)",
     "warmup_ratio": "outer.warmup_steps (a number of steps)",
+    "first_order": "phases.N.algorithm: fomaml for first order, maml for second",
+    "second_order": "phases.N.algorithm: maml for second order, fomaml for first",
+    "order": "phases.N.algorithm: fomaml for first order, maml for second",
+    "derivative_order_annealing": "phases.N.second_order_warmup (a share of the phase)",
+    "first_order_to_second_order_epoch": "phases.N.second_order_warmup (a share of the phase)",
+    "multi_step_loss_num_epochs": "phases.N.multi_step_loss (a share of the phase)",
 }
 """Where the name alone does not tell what to write: another tool's key -> what to write."""
 
@@ -105,9 +115,6 @@ NOT_SUPPORTED = {
     "push_to_hub": "a recipe trains and does not publish",
 }
 """What other tools have and we do not -> why, or what does that job."""
-
-UNTIL_IT_COMES = {"maml": "algorithm `maml` (exact second order) is not part of this version; use `fomaml`, its first-order form"}
-"""Algorithms that the field knows and this version has not."""
 
 _TYPES = {
     "int_type": "a whole number",
@@ -204,6 +211,8 @@ def _wanted(fault: Mapping[str, Any]) -> str:
             return f"a number of at least {context['ge']:g}"
         case "less_than":
             return f"a number less than {context['lt']:g}"
+        case "less_than_equal":
+            return f"a number of at most {context['le']:g}"
     return _TYPES.get(fault["type"]) or str(fault["msg"])
 
 
@@ -238,8 +247,6 @@ def _is_number(text: str) -> bool:
 
 
 def _unknown_algorithm(name: str, algorithms: list[str]) -> str:
-    if name.lower() in UNTIL_IT_COMES:
-        return UNTIL_IT_COMES[name.lower()]
     near = difflib.get_close_matches(name.lower(), algorithms, 1)
     return f"unknown algorithm {name!r}{f'; did you mean {near[0]}?' if near else ''}; there are {', '.join(algorithms)}"
 

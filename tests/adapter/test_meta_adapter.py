@@ -193,7 +193,7 @@ def test_an_existing_folder_comes_before_a_shipped_name(folder, tmp_path, monkey
 
 def test_old_records_without_newer_keys_are_read(folder, meta):
     edit_part(folder, "base", revision=...)
-    edit_part(folder, "adaptation", max_norm=...)
+    edit_part(folder, "adaptation", max_norm=..., eps_root=...)
     edit_part(folder, "lora", lora_alpha=...)
     assert MetaAdapter.from_pretrained(folder).adaptation == meta.adaptation
 

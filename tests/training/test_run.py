@@ -121,7 +121,7 @@ def meta_gradient(recipe, learner, batcher, suite, rank=0):
     theta = {name: tensor + 0.02 for name, tensor in learner.fresh_adapter().items()}
     rates = {name: tensor.new_full((phase.loop.steps,), phase.loop.learning_rate) for name, tensor in theta.items()}
     outer = OuterOptimizer(theta, rates if phase.loop.learn_rates else {}, recipe.outer)
-    return trainer.meta_gradient(phase, outer, rates, step=3)
+    return trainer.meta_gradient(phase, outer, rates, step=3, done=0.0)
 
 
 def assert_equal(first, second):
@@ -139,6 +139,7 @@ def assert_equal(first, second):
         {"algorithm": "multitask", "steps": 1},
         {**REPTILE, "inner": {**REPTILE["inner"], "rule": "sgd"}},
         {**FOMAML, "inner": {"steps": 2, "rule": "sgd"}},
+        {"algorithm": "maml", "steps": 1, "inner": {"steps": 2, "rule": "sgd", "learning_rate": 0.01}},
     ],
     ids=lambda phase: phase["algorithm"],
 )

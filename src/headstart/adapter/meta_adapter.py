@@ -38,6 +38,7 @@ class Adaptation:
         learning_rate: the rate of every tensor for which none was learned.
         max_norm: sgd: the largest norm of a task's gradient.
         target_modules: the sites that adapt, in PEFT's meanings; all where None.
+        eps_root: adam: added to the second moment inside its root.
     """
 
     rule: Literal["adam", "sgd"] = "adam"
@@ -45,10 +46,11 @@ class Adaptation:
     learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1e-3
     max_norm: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = 1.0
     target_modules: str | tuple[str, ...] | None = None
+    eps_root: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
 
     def build(self) -> Rule:
         """The rule itself."""
-        return Adam() if self.rule == "adam" else Sgd(self.max_norm)
+        return Adam(eps_root=self.eps_root) if self.rule == "adam" else Sgd(self.max_norm)
 
     def constant_rates(self, theta: Mapping[str, Tensor], learning_rate: float | None = None) -> dict[str, Tensor]:
         """One rate for every tensor that adapts, in the form of learned ones: tensor name -> `(1,)`."""

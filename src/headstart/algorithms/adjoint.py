@@ -1,33 +1,81 @@
-"""The adjoint of an inner loop: how the loss after its last step depends on where it started and on its rates.
+"""The adjoint of an inner loop: how the losses along it depend on where it started and on its rates.
 
-Walking back from lambda_K, the gradient of the query losses at phi_K,
+A step is `s_{k+1} = rule(s_k, g_k, rate_k)`, with `s` the adapters phi and what the rule remembers, and g_k the gradient of the
+support losses at phi_k. What is minimised is the mean over tasks of `sum_k v_k query(phi_k)`, commonly with v_K = 1 alone.
+Walking back from `lambda_K = v_K grad query(phi_K)`,
 
-    lambda_k = (d rule / d s_k)^T lambda_{k+1} + H_k (d rule / d g_k)^T lambda_{k+1},
+    lambda_k = (d rule / d s_k)^T lambda_{k+1} + c H_k w_k + v_k grad query(phi_k),   w_k = (d rule / d g_k)^T lambda_{k+1},
     d / d log rate_k = -rate_k <lambda_{k+1}, direction_k>.
 
-First order drops the Hessian term H_k (arXiv 1703.03400, section 5.2). What is left is the identity, since a rule's
-direction depends on gradients alone: lambda_k = lambda_K for every k.
+The rule is differentiated by itself; the losses enter through one Hessian-vector product a step, so that no step's activations
+are held while another's are needed. With c = 1 this is exact (MAML, arXiv 1703.03400). With c = 0 the Hessian term is left out
+(section 5.2 there), and with it all that the rule's memory passes on, since that comes from gradients alone: what is left of
+the first two terms is lambda_{k+1}. Between, the derivative of every g_k in phi_k is taken c times (arXiv 1810.09502,
+section 4, anneals it from 0 to 1).
 """
 
-from collections.abc import Mapping, Sequence
-
+import torch
 from torch import Tensor
 
-from headstart.algorithms.inner import Step
+from headstart.algorithms.inner import expand, gradients, rate_at
+from headstart.algorithms.rules import Moments, Pull, pull_back
+from headstart.algorithms.trail import Record, Trail
+from headstart.algorithms.types import Batch, InnerLoop, Losses, MetaGradient, Tensors
 
 
-def first_order_rate_gradients(adjoint: Mapping[str, Tensor], steps: Sequence[Step], rates: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The gradient in log rates `(K,)` of the mean over tasks of the query losses.
+def adjoint(losses: Losses, theta: Tensors, batch: Batch, inner: InnerLoop) -> MetaGradient:
+    """The gradient of the mean over tasks of the weighted query losses, in theta and in the logarithms of the rates.
 
     Args:
-        adjoint: tensor name -> `(T, ...)`, lambda_K.
-        steps: the K inner steps that were taken.
-        rates: tensor name -> `(K,)`.
+        losses: `(phi, rows) -> (T,)`.
+        theta: tensor name -> tensor without task axis.
+        batch: the rows.
+        inner: the loop; `second_order` is c, `weights` are v.
+
+    Raises:
+        ValueError: c is positive and there is no `hvp`, or the weights are not K + 1.
+        RoughRuleError: c is positive and the rule has no usable derivative.
     """
-    return {name: -rates[name] * _alignment(adjoint[name], [step.direction[name] for step in steps]) for name in rates}
+    weights, hvp = inner.weights, inner.hvp
+    if inner.second_order and hvp is None:
+        raise ValueError("second order needs a Hessian-vector product; give InnerLoop one as hvp")
+    trail = Trail(losses, expand(theta, batch.tasks), batch.support, inner)
+    values, query = gradients(losses, trail.there(), batch.query)
+    cotangent, memory = _plus({}, query, weights[-1]), None
+    log_rates = {name: torch.zeros_like(rate) for name, rate in inner.rates.items()}
+    for index, record in trail.back():
+        pull = _pull(inner, index, record, cotangent, memory)
+        _add_rate_gradients(log_rates, inner.rates, index, cotangent, pull.direction)
+        if hvp and inner.second_order:
+            product = hvp(losses, record.phi, batch.support[index % len(batch.support)], pull.gradients)
+            cotangent, memory = _plus(cotangent, product, inner.second_order), pull.memory
+        if weights[index]:
+            cotangent = _plus(cotangent, gradients(losses, record.phi, batch.query)[1], weights[index])
+        # let go before the trail brings what comes next
+        del record, pull
+    metrics = {"loss": float(values.mean())}
+    if trail.first_losses is not None:
+        metrics["support/loss_0"] = float(trail.first_losses.mean())
+    return MetaGradient({name: tensor.mean(0) for name, tensor in cotangent.items()}, log_rates, metrics)
 
 
-def _alignment(adjoint: Tensor, directions: Sequence[Tensor]) -> Tensor:
-    """`(K,)`: per step the mean over tasks of the inner product of adjoint and direction."""
-    products = [(adjoint * direction).flatten(1).sum(1).mean() for direction in directions]
-    return adjoint.new_tensor([float(product) for product in products]) if products else adjoint.new_zeros(0)
+def _pull(inner: InnerLoop, index: int, record: Record, cotangent: Tensors, memory: Moments | None) -> Pull:
+    """What a step passes back through its rule; nothing of it is asked for in first order, where the direction was kept."""
+    if not inner.second_order:
+        return Pull(record.direction, {}, None)
+    towards = {name: -rate_at(rate, index) * cotangent[name] for name, rate in inner.rates.items()}
+    return pull_back(inner.rule, record.gradient, record.memory, towards, memory)
+
+
+def _add_rate_gradients(log_rates: Tensors, rates: Tensors, index: int, cotangent: Tensors, direction: Tensors) -> None:
+    """Add a step's share, in place, to the gradient in the logarithm of the rate it was taken with, as a mean over tasks."""
+    for name, rate in rates.items():
+        share = rate_at(rate, index) * (cotangent[name] * direction[name]).flatten(1).sum(1).mean()
+        rate_at(log_rates[name], index).sub_(share)
+
+
+def _plus(tensors: Tensors, others: Tensors, weight: float) -> dict[str, Tensor]:
+    """`tensors + weight * others`; the others as they are where they are all and weigh 1."""
+    if not tensors:
+        return dict(others) if weight == 1 else {name: weight * other for name, other in others.items()}
+    return {name: tensor.add(others[name], alpha=weight) for name, tensor in tensors.items()}

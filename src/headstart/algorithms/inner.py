@@ -7,8 +7,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from headstart.algorithms.rules import Rule
+from headstart.algorithms.rules import Moments, Rule
 from headstart.algorithms.types import Losses, Tensors
+
+
+@dataclass(frozen=True)
+class State:
+    """Between two inner steps.
+
+    Args:
+        phi: tensor name -> `(T, ...)`, all tensors.
+        memory: what the rule remembers; None before the first step, and of rules that remember nothing.
+    """
+
+    phi: dict[str, Tensor]
+    memory: Moments | None = None
 
 
 @dataclass(frozen=True)
@@ -17,13 +30,20 @@ class Step:
 
     Args:
         losses: `(T,)` before the step.
+        gradient: tensor name -> `(T, ...)`, before the step; of the tensors that adapt.
         direction: tensor name -> `(T, ...)`, what the rate multiplied; of the tensors that adapt.
-        phi: the adapters after the step.
+        after: the adapters and the rule's memory after the step.
     """
 
     losses: Tensor
+    gradient: dict[str, Tensor]
     direction: dict[str, Tensor]
-    phi: dict[str, Tensor]
+    after: State
+
+    @property
+    def phi(self) -> dict[str, Tensor]:
+        """The adapters after the step."""
+        return self.after.phi
 
 
 def expand(theta: Tensors, tasks: int) -> dict[str, Tensor]:
@@ -42,6 +62,11 @@ def gradients(losses: Losses, phi: Tensors, rows: Any, names: Collection[str] | 
     return values.detach(), dict(zip(leaves, found, strict=True))
 
 
+def rate_at(rate: Tensor, step: int) -> Tensor:
+    """The rate of a step, of rates `(K,)`: past the last, that goes on."""
+    return rate[min(step, len(rate) - 1)]
+
+
 def walk(losses: Losses, phi: Tensors, support: Sequence[Any], rule: Rule, rates: Mapping[str, Tensor], steps: int) -> Iterator[Step]:
     """Take `steps` inner steps from `phi`, yielding each.
 
@@ -55,9 +80,14 @@ def walk(losses: Losses, phi: Tensors, support: Sequence[Any], rule: Rule, rates
         rates: tensor name -> `(K,)`, K at least 1; of the tensors that adapt.
         steps: how many steps to take.
     """
-    memory = None
-    for index in range(steps):
-        values, found = gradients(losses, phi, support[index % len(support)], rates)
-        direction, memory = rule.direction(found, memory)
-        phi = {**phi, **{name: phi[name] - rate[min(index, len(rate) - 1)] * direction[name] for name, rate in rates.items()}}
-        yield Step(values, direction, dict(phi))
+    return go_on(losses, State(dict(phi)), support, rule, rates, range(steps))
+
+
+def go_on(losses: Losses, state: State, support: Sequence[Any], rule: Rule, rates: Tensors, steps: range) -> Iterator[Step]:
+    """As `walk`, from the state before the first of `steps`, which are numbered as in the whole loop."""
+    for index in steps:
+        values, found = gradients(losses, state.phi, support[index % len(support)], rates)
+        direction, memory = rule.direction(found, state.memory)
+        moved = {name: state.phi[name] - rate_at(rate, index) * direction[name] for name, rate in rates.items()}
+        state = State({**state.phi, **moved}, memory)
+        yield Step(values, found, direction, state)

@@ -6,7 +6,10 @@ from headstart.algorithms.types import Batch, InnerLoop, Losses, MetaGradient, T
 
 def reptile(losses: Losses, theta: Tensors, batch: Batch, inner: InnerLoop) -> MetaGradient:
     """The pseudo-gradient theta - mean over tasks of phi_K (the paper's update, algorithm 2, descends along it)."""
-    steps = list(walk(losses, expand(theta, batch.tasks), batch.support, inner.rule, inner.rates, inner.steps))
-    metrics = {"loss": float(steps[-1].losses.mean()), "support/loss_0": float(steps[0].losses.mean())} if steps else {}
-    last = steps[-1].phi if steps else expand(theta, batch.tasks)
+    last: Tensors = expand(theta, batch.tasks)
+    seen = []
+    for step in walk(losses, last, batch.support, inner.rule, inner.rates, inner.steps):
+        last = step.phi
+        seen.append(step.losses.mean())
+    metrics = {"loss": float(seen[-1]), "support/loss_0": float(seen[0])} if seen else {}
     return MetaGradient(theta={name: tensor.detach() - last[name].mean(0) for name, tensor in theta.items()}, metrics=metrics)

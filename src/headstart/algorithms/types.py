@@ -5,7 +5,7 @@ Shapes: an initialisation `theta` has no task axis; adapters in the inner loop, 
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from torch import Tensor
 
@@ -14,6 +14,24 @@ from headstart.algorithms.rules import Rule
 Tensors = Mapping[str, Tensor]
 Losses = Callable[[Tensors, Any], Tensor]
 """`(phi, rows) -> (T,)`: every task's loss, differentiable in phi. What rows are is no concern of an algorithm."""
+
+InnerStates = Literal["keep", "offload", "recompute"]
+"""Where the states of an inner loop wait until it is gone back: on the device, in the host's memory, or nowhere."""
+
+
+class HVP(Protocol):
+    """A Hessian-vector product of losses: `d/ds grad losses(phi + s w)` at s = 0."""
+
+    def __call__(self, losses: Losses, phi: Tensors, rows: Any, w: Tensors) -> dict[str, Tensor]:
+        """The product at phi: tensor name -> `(T, ...)`, for every name of phi; each task's own.
+
+        Args:
+            losses: `(phi, rows) -> (T,)`.
+            phi: tensor name -> `(T, ...)`.
+            rows: what the losses are of.
+            w: tensor name -> `(T, ...)`, the direction; zero in the tensors it has not, and it has at least one.
+        """
+        ...
 
 
 @dataclass(frozen=True)
@@ -39,11 +57,32 @@ class InnerLoop:
         rule: the update rule.
         steps: K, the number of steps.
         rates: tensor name -> `(K,)`, the rate of each step; a tensor without one does not adapt.
+        query_weights: what the query losses at phi_0 to phi_K weigh in what is minimised, K + 1 of them; the last alone where None.
+        second_order: the weight in [0, 1] of the derivative of an inner gradient in where it was taken.
+        hvp: how that derivative is computed; needed where it is wanted.
+        inner_states: where the inner states wait until the loop is gone back.
     """
 
     rule: Rule
     steps: int
     rates: Tensors
+    query_weights: tuple[float, ...] | None = None
+    second_order: float = 1.0
+    hvp: HVP | None = None
+    inner_states: InnerStates = "keep"
+
+    @property
+    def weights(self) -> tuple[float, ...]:
+        """The query losses' weights, spelled out.
+
+        Raises:
+            ValueError: they are not K + 1.
+        """
+        if self.query_weights is None:
+            return (*(0.0,) * self.steps, 1.0)
+        if len(self.query_weights) != self.steps + 1:
+            raise ValueError(f"{len(self.query_weights)} query weights for {self.steps} inner steps; give {self.steps + 1}, step 0's first")
+        return self.query_weights
 
 
 @dataclass(frozen=True)

@@ -8,13 +8,16 @@ from torch import Tensor
 
 from headstart.adapter.meta_adapter import Adaptation
 from headstart.algorithms import ALGORITHMS
-from headstart.algorithms.types import InnerLoop, MetaGradient
-from headstart.batches import Batcher
+from headstart.algorithms.rules import RoughRuleError
+from headstart.algorithms.types import MetaGradient
+from headstart.batches import Batcher, padding_share
 from headstart.model.learner import Learner
 from headstart.progress import Meter
 from headstart.recipe import InnerSection, Phase, Recipe
 from headstart.tasks.episodes import Episode, training_episode
 from headstart.tasks.task import TaskSuite
+from headstart.training.errors import RunError
+from headstart.training.inner import inner_loop
 from headstart.training.interrupt import Interrupt
 from headstart.training.outer import OuterOptimizer
 from headstart.training.runtime import Runtime
@@ -46,7 +49,7 @@ class Trainer:
         done, stop = progress.share(leg), False
         while done < 1 and not stop:
             started, counted = time.monotonic(), self.learner.flops
-            gradient = self.runtime.reduce(self.meta_gradient(phase, outer, rates, progress.state.step))
+            gradient = self.runtime.reduce(self.meta_gradient(phase, outer, rates, progress.state.step, done))
             scalars = outer.step(gradient, progress.steps, done)
             flops = self.runtime.total(self.learner.flops - counted)
             progress = progress.after(outer.theta, outer.rates, outer.state(), flops)
@@ -63,13 +66,24 @@ class Trainer:
         self.interrupt.agreed = stop
         return progress
 
-    def meta_gradient(self, phase: Phase, outer: OuterOptimizer, rates: Mapping[str, Tensor], step: int) -> MetaGradient:
-        """This rank's mean over its tasks, computed a piece at a time: tasks are independent, so any pieces give the same."""
-        loop = InnerLoop(adaptation(phase.loop).build(), phase.loop.steps, outer.rates or rates)
+    def meta_gradient(self, phase: Phase, outer: OuterOptimizer, rates: Mapping[str, Tensor], step: int, done: float) -> MetaGradient:
+        """This rank's mean over its tasks, computed a piece at a time: tasks are independent, so any pieces give the same.
+
+        `done` is the share of the phase that is done, by which its weights go.
+
+        Raises:
+            RunError: the inner rule has no usable derivative where the phase is.
+        """
+        loop = inner_loop(phase, adaptation(phase.loop).build(), outer.rates or rates, done, self.learner)
         episode = self.episode(phase, step)
         total: MetaGradient | None = None
         for piece in self.batcher.pieces(episode):
-            gradient = ALGORITHMS[phase.algorithm](self.learner.losses, outer.theta, self.batcher.batch(piece), loop)
+            batch = self.batcher.batch(piece)
+            try:
+                gradient = ALGORITHMS[phase.algorithm](self.learner.losses, outer.theta, batch, loop)
+            except RoughRuleError as error:
+                raise RunError(f"{phase.algorithm} phase, inner.eps_root {phase.loop.eps_root:g}: {error}") from error
+            gradient = replace(gradient, metrics={**gradient.metrics, "padding_share": padding_share(batch)})
             total = add(total, gradient, len(piece) / len(episode))
         assert total is not None
         return total
@@ -98,7 +112,7 @@ def starting_rates(loop: InnerSection, state: State) -> dict[str, Tensor]:
 
 def adaptation(loop: InnerSection) -> Adaptation:
     """How a recipe's inner loop adapts, as the artefact records it."""
-    return Adaptation(loop.rule, loop.steps, loop.learning_rate, loop.max_norm, loop.target_modules)
+    return Adaptation(loop.rule, loop.steps, loop.learning_rate, loop.max_norm, loop.target_modules, loop.eps_root)
 
 
 def add(total: MetaGradient | None, gradient: MetaGradient, share: float) -> MetaGradient:

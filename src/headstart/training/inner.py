@@ -1,0 +1,41 @@
+"""What a phase asks of its algorithm: the inner loop with its weights, and how it is differentiated on this base."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from torch import Tensor
+
+from headstart.algorithms.hvp import RELATIVE_STEPS, double_backward, finite_difference, forward_over_reverse
+from headstart.algorithms.rules import Rule
+from headstart.algorithms.schedules import query_weights, second_order_weight
+from headstart.algorithms.types import HVP, InnerLoop, Losses, Tensors
+from headstart.model.base import DTYPES
+from headstart.model.learner import Learner
+from headstart.recipe import FomamlPhase, MamlPhase, Phase
+
+
+def inner_loop(phase: Phase, rule: Rule, rates: Mapping[str, Tensor], done: float, learner: Learner) -> InnerLoop:
+    """The inner loop of a phase when the share `done` of it is done."""
+    loop = InnerLoop(rule, phase.loop.steps, rates)
+    if isinstance(phase, FomamlPhase | MamlPhase):
+        loop = replace(loop, query_weights=query_weights(loop.steps, done, phase.multi_step_loss))
+    if isinstance(phase, MamlPhase):
+        weight = second_order_weight(done, phase.second_order_warmup)
+        loop = replace(loop, second_order=weight, hvp=hessian(phase, learner), inner_states=phase.inner_state)
+    return loop
+
+
+def hessian(phase: MamlPhase, learner: Learner) -> HVP:
+    """The phase's Hessian-vector product: finite differences if it asks for them, else the exact one that the base supports."""
+    if phase.hvp == "finite_difference":
+        # how far it moves goes by the bits that the base computes in, not by the adapter's
+        return partial(finite_difference, relative_step=RELATIVE_STEPS[DTYPES[learner.base.spec.dtype]])
+    return forward_over_reverse if learner.forward_mode else partial(_double_backward, learner)
+
+
+def _double_backward(learner: Learner, losses: Losses, phi: Tensors, rows: Any, w: Tensors) -> dict[str, Tensor]:
+    """With layers computed again, so that one layer's graph is alive at a time."""
+    with learner.second_order():
+        return double_backward(losses, phi, rows, w)
