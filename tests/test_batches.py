@@ -10,7 +10,7 @@ import headstart.batches as batches
 from headstart.algorithms.inner import gradients
 from headstart.batches import Batcher, LayoutError
 from headstart.model.learner import Learner, LoraSpec
-from headstart.tasks.planner import Planner
+from headstart.tasks.planner import Planner, RowCosts
 from headstart.tasks.render import Renderer
 from headstart.tasks.rows import build_rows, laid_out_tokens
 
@@ -89,7 +89,7 @@ def test_auto_keeps_a_long_task_from_filling_up_short_ones(dense_base, batcher, 
 def test_counted_tokens_are_those_of_the_rows(dense_base, batcher, episode):
     tasks = [[[one] for one in batcher(dense_base).renderer.render(draw.task.instruction, draw.query)] for draw in episode]
     for layout in ("packed", "padded"):
-        for planner in (Planner(), Planner(100), Planner(linear=1.0, quadratic=0.01)):
+        for planner in (Planner(), Planner(100), Planner(costs=RowCosts(1.0, 0.01))):
             counted = laid_out_tokens(tasks, layout=layout, planner=planner)
             assert counted == build_rows(tasks, layout=layout, planner=planner).tokens
 
@@ -104,6 +104,9 @@ def test_auto_packs_where_the_base_allows(architecture):
 
 
 def test_the_planner_weighs_with_the_bases_operations(dense_base):
-    planner = Batcher.of(dense_base, Renderer(dense_base.tokenizer)).planner
+    renderer = Renderer(dense_base.tokenizer)
     with Learner(dense_base, LoraSpec()) as learner:
-        assert (planner.linear, planner.quadratic) == (learner.cost.linear, learner.cost.attention)
+        costs = RowCosts(learner.cost.linear, learner.cost.attention, blocks=True)
+    assert Batcher.of(dense_base, renderer).planner.costs == costs
+    told = RowCosts(2.0, 1.0)
+    assert Batcher.of(dense_base, renderer, costs=told).planner.costs == told

@@ -38,5 +38,5 @@ def test_tree_names_every_file():
     """A new module has its line in the tree, and no line outlives its module."""
     tree = README.read_text(encoding="utf-8").split("## Where things are")[1].split("```")[1]
     named = set(re.findall(r"[\w/]+\.py", tree))
-    there = {path.name for path in (README.parent / "src").rglob("*.py") if "builtin" not in path.parts}
+    there = {path.name for folder in ("src", "scripts") for path in (README.parent / folder).rglob("*.py") if "builtin" not in path.parts}
     assert named - {"registry.py"} == there

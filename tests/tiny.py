@@ -26,7 +26,7 @@ def build_tokenizer():
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, chat_template=CHAT_TEMPLATE, **special)
 
 
-def save_tiny_base(folder):
+def save_tiny_base(folder, layers=2):
     """Save the base; its sizes are multiples of 64, as 4-bit blocks want."""
     tokenizer = build_tokenizer()
     torch.manual_seed(0)
@@ -34,7 +34,7 @@ def save_tiny_base(folder):
         vocab_size=len(tokenizer),
         hidden_size=64,
         intermediate_size=128,
-        num_hidden_layers=2,
+        num_hidden_layers=layers,
         num_attention_heads=4,
         num_key_value_heads=2,
         max_position_embeddings=2048,

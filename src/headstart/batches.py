@@ -9,10 +9,10 @@ import torch
 from headstart.algorithms.types import Batch
 from headstart.errors import HeadstartError
 from headstart.model.base import Base
-from headstart.model.flops import pass_cost
 from headstart.model.probe import trusted_tokens
+from headstart.model.row_costs import counted_costs
 from headstart.tasks.episodes import Draw, Episode
-from headstart.tasks.planner import MAX_ROW_TOKENS, Planner
+from headstart.tasks.planner import MAX_ROW_TOKENS, Planner, RowCosts
 from headstart.tasks.render import Renderer
 from headstart.tasks.rows import Layout, Rendered, Rows, build_rows, laid_out_tokens
 from headstart.tasks.task import Example, Task
@@ -55,8 +55,9 @@ class Batcher:
         layout: LayoutChoice = "auto",
         task_micro_batch: int | str = "auto",
         max_row_tokens: int = MAX_ROW_TOKENS,
+        costs: RowCosts | None = None,
     ) -> "Batcher":
-        """The batcher for a base: `auto` packs rows where the base allows, and a row's cost is that of the base's operations.
+        """The batcher for a base: `auto` packs rows where the base allows; rows cost the base's counted operations, unless told.
 
         Raises:
             LayoutError: `packed`, and the base's examples cannot share a row.
@@ -66,8 +67,7 @@ class Batcher:
             raise LayoutError(
                 f"suite.layout: the examples of a row are not independent in {base.spec.id}; set suite.layout to auto or padded"
             )
-        cost = pass_cost(base.model)
-        planner = Planner(max_row_tokens, cost.linear, cost.attention)
+        planner = Planner(max_row_tokens, costs or counted_costs(base.model))
         return cls(renderer, base.device, "packed" if packs and layout != "padded" else "padded", task_micro_batch, planner)
 
     def pieces(self, episode: Episode) -> Iterator[Episode]:
@@ -126,3 +126,9 @@ class Batcher:
             return len(part) < int(self.task_micro_batch)
         together = self._tokens([*part, draw])
         return together <= PIECE_TOKENS and together <= FILLING * (self._tokens(part) + self._tokens([draw]))
+
+
+def padding_share(batch: Batch) -> float:
+    """The share of a batch's tokens that only fill rows up."""
+    rows: list[Rows] = [*batch.support, batch.query]
+    return sum(each.filling for each in rows) / sum(each.tokens for each in rows)

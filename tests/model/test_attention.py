@@ -19,7 +19,7 @@ def rendered(batcher, base, episode):
     return [[[one] for one in batcher(base).renderer.render(draw.task.instruction, draw.query)] for draw in episode]
 
 
-@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("attention", ["headstart_blocks", "sdpa", "eager"])
 @pytest.mark.parametrize("name", ["llama", *WINDOWED, "gpt2"])
 def test_packed_equals_padded(architecture, batcher, random_phi, episode, assert_same, name, attention):
     """A boolean mask would be wrong in silence under eager attention, and so would windows counted along a packed row."""
@@ -67,6 +67,8 @@ def test_label_only_logits_are_the_models_own(architecture, batcher, random_phi,
 
 def test_masks_come_in_the_form_that_the_model_takes(architecture, batcher, episode):
     llama, gemma = architecture("llama"), architecture("gemma3_text")
+    for base in (llama, gemma):
+        base.model.set_attn_implementation("sdpa")
     rows = build_rows(rendered(batcher, llama, episode))
     single, by_kind = packed_masks(llama.model, rows), packed_masks(gemma.model, rows)
     assert single.dtype == torch.bool
@@ -104,5 +106,5 @@ def test_bases_that_cannot_share_rows_are_found_and_padded(architecture, batcher
 def test_probe_lets_rounding_pass(architecture, name, quantization, dtype):
     base = architecture(name, quantization, dtype)
     assert base.packs
-    assert layout_error(base.model, "packed") < (1e-5 if dtype == "float32" else 0.03)
-    assert layout_error(base.model, "padded") < (1e-5 if dtype == "float32" else 0.03)
+    assert layout_error(base.model, "packed") < (1e-5 if dtype == "float32" else 0.04)
+    assert layout_error(base.model, "padded") < (1e-5 if dtype == "float32" else 0.04)

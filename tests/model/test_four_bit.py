@@ -10,7 +10,7 @@ from bitsandbytes.functional import dequantize_4bit
 from bitsandbytes.nn import Linear4bit
 
 from headstart.model.base import load_base
-from headstart.model.four_bit import linear_4bit
+from headstart.model.frozen import product
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def dense(layer):
 def test_product_and_gradient_are_the_dense_ones(layer):
     x = torch.randn(2, 5, layer.in_features, requires_grad=True)
     y = x.detach().clone().requires_grad_()
-    own, wanted = linear_4bit(layer, x), y @ dense(layer).t()
+    own, wanted = product(layer, x), y @ dense(layer).t()
     torch.testing.assert_close(own, wanted)
     probe = torch.randn_like(own)
     torch.testing.assert_close(torch.autograd.grad(own, x, probe), torch.autograd.grad(wanted, y, probe))
@@ -35,16 +35,16 @@ def test_product_and_gradient_are_the_dense_ones(layer):
 def test_second_derivative_is_right(layer):
     """Of |W x|^2: twice W^T W."""
     x, v = torch.randn(3, layer.in_features, requires_grad=True), torch.randn(3, layer.in_features)
-    (gradient,) = torch.autograd.grad(linear_4bit(layer, x).square().sum(), x, create_graph=True)
-    (product,) = torch.autograd.grad(gradient, x, v)
+    (gradient,) = torch.autograd.grad(product(layer, x).square().sum(), x, create_graph=True)
+    (second,) = torch.autograd.grad(gradient, x, v)
     weight = dense(layer)
-    torch.testing.assert_close(product, 2 * v @ weight.t() @ weight)
+    torch.testing.assert_close(second, 2 * v @ weight.t() @ weight)
 
 
 def test_passes_without_gradients_leave_the_weights_alone(layer):
     before = dense(layer)
     with torch.no_grad():
-        linear_4bit(layer, torch.randn(4, layer.in_features))
+        product(layer, torch.randn(4, layer.in_features))
     assert torch.equal(dense(layer), before)
 
 
@@ -71,7 +71,7 @@ def test_no_dequantised_weight_is_saved(layer):
 
     x = torch.randn(3, layer.in_features, requires_grad=True)
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        (gradient,) = torch.autograd.grad(linear_4bit(layer, x).square().sum(), x, create_graph=True)
+        (gradient,) = torch.autograd.grad(product(layer, x).square().sum(), x, create_graph=True)
         gradient.square().sum()
     assert saved
     assert max(saved) < layer.in_features * layer.out_features

@@ -1,16 +1,34 @@
 """Rematerialised = plain, first and second order, and whatever is bound to the sites meanwhile."""
 
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 import torch
+from tiny import save_tiny_base
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from headstart.algorithms.hvp import double_backward
 from headstart.algorithms.inner import gradients
+from headstart.model.base import load_base
+from headstart.model.layers import RematerialisationError
 from headstart.model.learner import Learner, LoraSpec
-from headstart.model.remat import RematerialisationError
 from headstart.model.sites import handing
 from headstart.tasks.rows import build_rows
 
 SPEC = LoraSpec(r=4, lora_alpha=8)
+
+
+@pytest.fixture
+def architecture_of_layers(tiny_spec, tmp_path):
+    """Loads a random Llama of so many layers."""
+
+    def load(layers):
+        folder = save_tiny_base(tmp_path / str(layers), layers=layers)
+        return load_base(replace(tiny_spec(), source=str(folder)), "cpu")
+
+    return load
 
 
 @pytest.fixture
@@ -83,6 +101,25 @@ def test_activations_are_not_kept(dense_base, random_phi, rows):
     assert saved_bytes(dense_base, True, random_phi, rows) < 0.5 * saved_bytes(dense_base, False, random_phi, rows)
 
 
+def test_second_order_keeps_one_layer_at_a_time(architecture_of_layers, random_phi, rows, monkeypatch):
+    """Differentiated twice in reverse, six more layers take little more where one is alive at a time, and much more where all are."""
+    monkeypatch.syspath_prepend(Path(__file__).parents[2] / "scripts")
+    from bench_memory import LiveBytes
+
+    most = {}
+    for layers in (2, 8):
+        base = architecture_of_layers(layers)
+        for again in (False, True):
+            with Learner(base, SPEC) as learner, learner.second_order() if again else nullcontext():
+                phi, w = random_phi(learner, rows.tasks), random_phi(learner, rows.tasks, seed=1)
+                with LiveBytes() as live:
+                    double_backward(learner.losses, phi, rows, w)
+            most[layers, again] = live.peak
+    more = {again: most[8, again] - most[2, again] for again in (False, True)}
+    assert more[True] < 0.25 * more[False]
+    assert most[8, True] < 0.4 * most[8, False]
+
+
 def test_layers_above_the_adapted_ones_are_not_kept_either(dense_base, random_phi, rows, assert_same):
     """Only the first layer carries sites; the second is on the way back to it."""
     spec = LoraSpec(r=4, lora_alpha=8, layers_to_transform=(0,))
@@ -114,6 +151,6 @@ def test_closing_keeps_activations_again(dense_base):
 
 
 def test_base_without_such_layers_is_refused(dense_base, monkeypatch):
-    monkeypatch.setattr("headstart.model.remat.GradientCheckpointingLayer", torch.nn.Conv2d)
+    monkeypatch.setattr("headstart.model.layers.GradientCheckpointingLayer", torch.nn.Conv2d)
     with pytest.raises(RematerialisationError, match=r"run\.gradient_checkpointing: LlamaForCausalLM"):
         Learner(dense_base, SPEC, gradient_checkpointing=True)

@@ -5,7 +5,7 @@ from itertools import combinations, pairwise
 
 import pytest
 
-from headstart.tasks.planner import Planner, Sizes, balanced, fill
+from headstart.tasks.planner import Planner, RowCosts, Sizes, balanced, fill
 
 
 def random_sizes(seed):
@@ -23,7 +23,7 @@ def lengths(sizes, plan):
 def test_every_example_is_in_one_row_and_the_limit_is_kept(seed):
     tasks = random_sizes(seed)
     limit = 40 + 10 * seed
-    for sizes, plan in zip(tasks, Planner(limit, 1.0, 0.003).plan(tasks), strict=True):
+    for sizes, plan in zip(tasks, Planner(limit, RowCosts(1.0, 0.003)).plan(tasks), strict=True):
         assert [index for row in plan for index in row] == list(range(len(sizes.examples)))
         assert all(row for row in plan)
         for row, length in zip(plan, lengths(sizes, plan), strict=True):
@@ -40,24 +40,33 @@ def cuts(count):
 
 @pytest.mark.parametrize("seed", range(20))
 @pytest.mark.parametrize("quadratic", [0.0, 0.001, 0.01, 1.0])
-def test_no_other_cut_of_a_task_is_cheaper(seed, quadratic):
+@pytest.mark.parametrize("blocks", [False, True])
+def test_no_other_cut_of_a_task_is_cheaper(seed, quadratic, blocks):
     (sizes,) = random_sizes(seed)[:1]
-    planner = Planner(10_000, 1.0, quadratic)
+    planner = Planner(10_000, RowCosts(1.0, quadratic, blocks))
     best = min(planner.cost([sizes], [plan]) for plan in cuts(len(sizes.examples)))
     assert planner.cost([sizes], planner.plan([sizes])) == pytest.approx(best)
 
 
 def test_costly_pairs_make_short_rows_and_costly_prefixes_long_ones():
     sizes = Sizes(10, (50,) * 8)
-    assert len(Planner(10_000, 1.0, 0.0).plan([sizes])[0]) == 1
-    assert len(Planner(10_000, 1.0, 1.0).plan([sizes])[0]) == 8
-    assert len(Planner(10_000, 1.0, 0.003).plan([Sizes(400, (50,) * 8)])[0]) < len(Planner(10_000, 1.0, 0.003).plan([sizes])[0])
+    assert len(Planner(10_000, RowCosts(1.0, 0.0)).plan([sizes])[0]) == 1
+    assert len(Planner(10_000, RowCosts(1.0, 1.0)).plan([sizes])[0]) == 8
+    assert len(Planner(10_000, RowCosts(1.0, 0.003)).plan([Sizes(400, (50,) * 8)])[0]) < len(
+        Planner(10_000, RowCosts(1.0, 0.003)).plan([sizes])[0]
+    )
+
+
+def test_attention_over_blocks_has_no_cause_to_cut_rows():
+    """However costly pairs are, a row of its own costs an example its prefix once more and saves it none."""
+    sizes = Sizes(10, (50,) * 8)
+    assert len(Planner(10_000, RowCosts(1.0, 1.0, blocks=True)).plan([sizes])[0]) == 1
 
 
 def test_a_long_task_is_cut_to_the_length_of_short_ones():
     """Rows of a batch are filled up to the longest, so one long row would be paid for by all."""
     long, short = Sizes(20, (50,) * 8), Sizes(20, (50,) * 2)
-    plans = Planner(10_000, 1.0, 0.0).plan([long, short, short, short])
+    plans = Planner(10_000, RowCosts(1.0, 0.0)).plan([long, short, short, short])
     assert len(plans[0]) > 1
     assert [len(plan) for plan in plans[1:]] == [1, 1, 1]
 

@@ -23,7 +23,7 @@ batcher = Batcher(Renderer(base.tokenizer), runtime.device)
 trainer = Trainer(recipe, open_suite(recipe.suite.source), learner, batcher, runtime, None, None, None, None)
 theta = {name: tensor + 0.02 for name, tensor in learner.fresh_adapter().items()}
 rates = {name: tensor.new_full((recipe.phases[0].loop.steps,), 0.01) for name, tensor in theta.items()}
-gradient = runtime.reduce(trainer.meta_gradient(recipe.phases[0], OuterOptimizer(theta, rates, recipe.outer), rates, step=3))
+gradient = runtime.reduce(trainer.meta_gradient(recipe.phases[0], OuterOptimizer(theta, rates, recipe.outer), rates, step=3, done=0.0))
 if runtime.is_main:
     tensors = {f"theta/{name}": tensor for name, tensor in gradient.theta.items()}
     tensors |= {f"log_rates/{name}": tensor for name, tensor in gradient.log_rates.items()}

@@ -94,6 +94,23 @@ def test_resumed_is_uninterrupted_to_the_bit(tiny_recipe, quiet, monkeypatch, ou
     assert not (broken.run.output_dir / "checkpoints").exists()
 
 
+def test_rows_are_laid_out_by_the_checkpoints_costs(stopped, quiet, monkeypatch):
+    """Another measurement would choose other rows, and so other bits."""
+    costs = checkpoints.load_newest(stopped.run.output_dir / "checkpoints").costs
+    assert costs.linear > 0
+    assert costs.blocks
+    monkeypatch.setattr("headstart.training.run.measured_costs", lambda _: pytest.fail("measured again"))
+    used = []
+    monkeypatch.setattr(Session, "finish", lambda self, _: used.append(self.batcher.planner.costs))
+    meta_train(stopped, quiet, resume=True)
+    assert used == [costs]
+
+
+def test_a_checkpoint_from_before_costs_were_kept_is_gone_on_from(stopped, quiet):
+    edit(stopped, lambda about: about.pop("row_costs"))
+    meta_train(stopped, quiet, resume=True)
+
+
 def saved_phases(recipe):
     return json.loads((recipe.run.output_dir / "adapter" / "headstart.json").read_text())["record"]["phases"]
 

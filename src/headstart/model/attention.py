@@ -1,17 +1,20 @@
 """Which tokens see which: rows, told to a model in the form that its attention understands.
 
-A packed row needs a mask of its own, and transformers hands a four-dimensional mask to every layer as it is. So a layer's
-sliding window is written into it here, on positions; models with several types of layer take one mask a type; SDPA takes
-booleans, while eager attention adds what it is given. Not every model can be told: some carry state past the mask.
+Three forms mean the same. Attention over blocks (`headstart.model.block_attention`) takes the rows themselves and computes only
+what is seen. Where a model cannot be given it, a packed row needs a dense mask, which transformers hands to every layer as it is: so
+a layer's sliding window is written into it here, on positions; models with several types of layer take one mask a type; SDPA
+takes booleans, while eager attention adds what it is given. Padded rows need no more than the model's own mask.
 """
 
-from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from headstart.tasks.rows import PADDING, SHARED, Rows
+from headstart.model.block_attention import BLOCKS, RowAttention
+from headstart.tasks.blocks import PADDING, SHARED
+from headstart.tasks.rows import Rows
 
 WHOLE = "full_attention"
 WINDOWED = "sliding_attention"
@@ -23,27 +26,49 @@ def model_inputs(model: Any, rows: Rows) -> dict[str, Any]:
     """The keyword arguments that make a causal language model compute `rows`.
 
     Padded rows begin with their first token, so the model's own positions and its own mask are right. Packed ones get
-    positions and `(R, 1, L, L)` masks, in the form that the model's attention takes.
+    positions and `(R, 1, L, L)` masks, in the form that the model's attention takes. Under attention over blocks, both get
+    positions and what each kind of layer attends to.
 
     Raises:
         ValueError: packed rows under an attention implementation that takes no such mask.
     """
+    if model.config.get_text_config()._attn_implementation == BLOCKS:
+        return {"input_ids": rows.input_ids, "position_ids": rows.position_ids, **_block_inputs(model, rows)}
     if rows.layout == "padded":
         return {"input_ids": rows.input_ids, "attention_mask": (rows.branch != PADDING).long()}
     return {"input_ids": rows.input_ids, "position_ids": rows.position_ids, "attention_mask": packed_masks(model, rows)}
 
 
+def _block_inputs(model: Any, rows: Rows) -> dict[str, Any]:
+    """What each kind of layer attends to, and for each kind a mask of no content whose shape says which of them is its own."""
+    config = model.config.get_text_config()
+    kinds = layer_windows(config)
+    attention = [rows.once(("attention", window), partial(RowAttention, rows.blocks, window)) for window in kinds.values()]
+    signs = {kind: torch.zeros(1, 1, index + 1, 1, device=rows.input_ids.device) for index, kind in enumerate(kinds)}
+    return {"row_attention": attention, "attention_mask": signs if getattr(config, "layer_types", None) else signs[WHOLE]}
+
+
 def packed_masks(model: Any, rows: Rows) -> Tensor | dict[str, Tensor]:
-    """The mask of packed rows `(R, 1, L, L)`; one for each type of layer where the model tells its layers apart."""
+    """The mask of packed rows `(R, 1, L, L)`; one for each type of layer where the model tells its layers apart; made once."""
     config = model.config.get_text_config()
     if config._attn_implementation not in MASKED:
         raise ValueError(f"packed rows need attention that takes a mask, {' or '.join(MASKED)}; not {config._attn_implementation}")
-    tree = visible(rows)
-    kinds: Mapping[str, int | None] = layer_windows(config)
-    masks = {kind: tree if window is None else tree & within(rows, window) for kind, window in kinds.items()}
-    if config._attn_implementation == "eager":
-        masks = {kind: _additive(mask, model.dtype) for kind, mask in masks.items()}
+    kinds = layer_windows(config)
+    added = model.dtype if config._attn_implementation == "eager" else None
+    masks = {kind: rows.once(("mask", window, added), partial(_mask, rows, window, added)) for kind, window in kinds.items()}
     return masks if getattr(config, "layer_types", None) else masks[WHOLE]
+
+
+def _mask(rows: Rows, window: int | None, added: torch.dtype | None) -> Tensor:
+    mask = visible(rows) if window is None else visible(rows) & within(rows, window)
+    return mask if added is None else _additive(mask, added)
+
+
+def pairs(model: Any, rows: Rows) -> int:
+    """Pairs of tokens whose scores a layer's attention computes."""
+    if model.config.get_text_config()._attn_implementation == BLOCKS:
+        return rows.blocks.pairs
+    return rows.tokens * rows.input_ids.shape[1]
 
 
 def layer_windows(config: Any) -> dict[str, int | None]:

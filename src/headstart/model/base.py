@@ -19,8 +19,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
 from headstart.errors import HeadstartError
 from headstart.files import cache_folder
-from headstart.model.four_bit import is_four_bit, nf4_config, use_own_products
-from headstart.model.probe import computes
+from headstart.model.activations import make_activations_differentiable
+from headstart.model.four_bit import is_four_bit, nf4_config
+from headstart.model.frozen import use_own_products
+from headstart.model.probe import attend_over_blocks, computes
 
 Quantization = Literal["none", "nf4"]
 Dtype = Literal["float32", "bfloat16", "float16"]
@@ -101,13 +103,20 @@ def load_base(spec: BaseSpec, device: torch.device | str | None = None) -> Base:
         raise BaseError(f"base {spec.id}: {folder} lacks {len(missing)} of the model's weights, such as {missing[0]!r}; fetch it again")
     if spec.quantization == "nf4" and not any(is_four_bit(module) for module in model.modules()):
         raise BaseError(f"base.quantization: {spec.id} has no linear layers that can be kept in 4 bit; set base.quantization to none")
-    use_own_products(model)
-    model.eval().requires_grad_(False)
+    prepare(model)
     if not computes(model, "padded"):
         raise BaseError(
             f"base.id: {spec.id} ({type(model).__name__}) gives other logits in a batch than alone; it cannot be adapted by headstart"
         )
     return Base(spec, fingerprint(folder), model, tokenizer, computes(model, "packed"))
+
+
+def prepare(model: Any) -> None:
+    """Freeze a loaded model and give it our products, activations and attention, in place."""
+    use_own_products(model)
+    model.eval().requires_grad_(False)
+    make_activations_differentiable(model)
+    attend_over_blocks(model)
 
 
 def load_tokenizer(spec: BaseSpec) -> Any:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from torch import nn
 from transformers.modeling_layers import GradientCheckpointingLayer
@@ -10,6 +11,9 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from headstart.model.sites import linear_shape
 from headstart.model.targets import expert_weights, linear_names
 from headstart.tasks.rows import Rows
+
+Order = Literal["value", "gradient", "tangent", "double"]
+"""A pass without gradients, a gradient, a gradient with its tangent (forward over reverse), a gradient differentiated in reverse."""
 
 
 @dataclass(frozen=True)
@@ -20,8 +24,9 @@ class PassCost:
         linear: per token, in the frozen inner linear layers and the experts that a token is sent to.
         lora: per token, in the LoRA factors.
         head: per label token, in the output layer.
-        attention: per pair of tokens of a row (a dense mask computes all pairs).
+        attention: per pair of query and key whose score is computed.
         reached: the share of the decoder layers that the way back goes through, from the first that is adapted on.
+        layers: how many decoder layers there are.
         again: whether those layers are computed again on the way back.
     """
 
@@ -30,24 +35,37 @@ class PassCost:
     head: int
     attention: int
     reached: float = 1.0
+    layers: int = 1
     again: bool = False
 
-    def flops(self, rows: Rows, backward: bool) -> int:
-        """Operations of a forward pass, or of a forward and a backward pass.
+    def flops(self, rows: Rows, pairs: int, order: Order = "gradient", skipped: int = 0) -> int:
+        """Operations of a pass, two a multiply-accumulate.
 
-        Two a multiply-accumulate. Going back, a frozen product costs once more (its weights get no gradient); attention
-        and the LoRA factors, where both operands do, cost twice more. Layers computed again cost one more pass forward.
+        Going back, a frozen product costs once more (its weights get no gradient); attention and the LoRA factors, where both
+        operands do, cost twice more. Layers computed again cost one more pass forward. In forward mode every product is
+        computed of the tangent too, of either operand's where both have one. Under double backward, a layer is computed forth,
+        again forth and back, once more forth and back to be gone through in reverse, and forth and back for what that leaves.
+
+        Args:
+            rows: what is computed.
+            pairs: of query and key, in each layer.
+            order: what derivative is taken of the losses.
+            skipped: how many of the lowest layers are not computed, but taken over.
         """
-        head = self.head * len(rows.targets)
-        frozen = self.linear * rows.tokens
-        attention = self.attention * rows.tokens * rows.input_ids.shape[1]
-        lora = self.lora * rows.tokens
-        forward = head + frozen + attention + lora
-        if not backward:
-            return 2 * forward
-        back = head + self.reached * (frozen + 2 * attention) + 2 * lora
-        again = self.reached * (frozen + attention) + lora if self.again else 0
-        return round(2 * (forward + back + again))
+        reached, kept = self.reached, 1 - skipped / self.layers
+        head, lora = self.head * len(rows.targets), self.lora * rows.tokens
+        frozen, attention = self.linear * rows.tokens, self.attention * pairs
+        forth = head + kept * (frozen + attention) + lora
+        if order == "value":
+            return round(2 * forth)
+        # of products in which one operand varies, and of those in which both do
+        one, both = 2 * head + (kept + reached) * frozen, (kept + 2 * reached) * attention + 3 * lora
+        if order == "double":
+            return round(2 * (4 * head + (5 * kept + 4 * reached) * frozen + 16 / 3 * both))
+        again = reached * (frozen + attention) + lora if self.again else 0
+        if order == "tangent":
+            return round(2 * (2 * one + 3 * both + 2 * again))
+        return round(2 * (one + both + again))
 
 
 def pass_cost(model: nn.Module, adapted: Sequence[str] = (), r: int = 0, again: bool = False) -> PassCost:
@@ -64,11 +82,16 @@ def pass_cost(model: nn.Module, adapted: Sequence[str] = (), r: int = 0, again: 
         head=math.prod(linear_shape(head)),
         attention=2 * width * config.num_hidden_layers,
         reached=_reached(model, adapted),
+        layers=max(1, len(_layers(model))),
         again=again,
     )
 
 
 def _reached(model: nn.Module, adapted: Sequence[str]) -> float:
-    layers = [name for name, module in model.named_modules() if isinstance(module, GradientCheckpointingLayer)]
+    layers = _layers(model)
     first = next((index for index, name in enumerate(layers) if any(site.startswith(f"{name}.") for site in adapted)), 0)
     return (len(layers) - first) / len(layers) if layers else 1.0
+
+
+def _layers(model: nn.Module) -> list[str]:
+    return [name for name, module in model.named_modules() if isinstance(module, GradientCheckpointingLayer)]

@@ -2,15 +2,14 @@
 
 bitsandbytes' own forward is never called. On CPUs with AVX512-BF16 its first pass without gradients repacks the weights in
 place for a kernel that has no backward, and LoRA gradients are silently wrong from then on. Its autograd function also saves
-a whole dequantised weight wherever a second derivative is asked for. Ours dequantises again in each direction and saves none.
+a whole dequantised weight wherever a second derivative is asked for. `headstart.model.frozen` has our own products.
 """
 
 import logging
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import MethodType
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -73,36 +72,13 @@ def four_bit_bytes(weights: int) -> int:
     return -(-weights // 2) + blocks + 4 * -(-blocks // NESTED_BLOCK) + 4 * (1 + 16 + 256)
 
 
-def use_own_products(model: nn.Module) -> None:
-    """Make every 4-bit layer compute by `linear_4bit`, those without a LoRA site and those under stock PEFT too.
-
-    The flag says the same to bitsandbytes' own forward, in case it is put back: leave the weights as they are.
-    """
-    for module in model.modules():
-        if isinstance(module, bnb.nn.Linear4bit):
-            module.support_avx512bf16_for_cpu = False
-            module.forward = MethodType(linear_4bit, module)
+def leave_as_they_are(module: Any) -> None:
+    """Tell a 4-bit layer's own forward, in case it is called, not to repack the weights in place."""
+    module.support_avx512bf16_for_cpu = False
 
 
-class _FrozenProduct(torch.autograd.Function):
-    """`x W^T`, or `x W` where `transposed`, for a frozen 4-bit W; its backward is itself with the other orientation."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: bnb.nn.Params4bit, transposed: bool) -> Tensor:
-        ctx.weight, ctx.transposed = weight, transposed
-        dense: Tensor = dequantize_4bit(weight.data, weight.quant_state).to(x.dtype)
-        return x @ (dense if transposed else dense.t())
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
-        return _product(grads[0], ctx.weight, not ctx.transposed), None, None
-
-
-def _product(x: Tensor, weight: Any, transposed: bool) -> Tensor:
-    return cast(Tensor, _FrozenProduct.apply(x, weight, transposed))  # type: ignore[no-untyped-call]
-
-
-def linear_4bit(module: nn.Module, x: Tensor) -> Tensor:
-    """The product of a frozen 4-bit linear layer, differentiable in x any number of times; `x` is `(..., d_in)`."""
-    product = _product(x, module.weight, False)
-    return product if module.bias is None else product + cast(Tensor, module.bias).to(product.dtype)
+def dense_weight(module: nn.Module, dtype: torch.dtype) -> Tensor:
+    """The weights of a 4-bit layer, dequantised: `(d_out, d_in)`; for use at once, and never to be kept."""
+    weight: Any = module.weight
+    dense: Tensor = dequantize_4bit(weight.data, weight.quant_state)
+    return dense.to(dtype)

@@ -1,20 +1,25 @@
 """The learner: adapters and rows in, one loss per task out."""
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import Tensor
+from torch.autograd import forward_ad
 from transformers.pytorch_utils import Conv1D
 
-from headstart.model.attention import model_inputs
+from headstart.model.attention import model_inputs, pairs
 from headstart.model.base import Base
-from headstart.model.flops import pass_cost
-from headstart.model.remat import RematerialisationError, keep_activations, rematerialise
+from headstart.model.flops import Order, pass_cost
+from headstart.model.label_loss import LabelLoss
+from headstart.model.layers import CompileError, DecoderLayers, RematerialisationError
 from headstart.model.sites import Phi, handing, install_sites, remove_sites
 from headstart.model.targets import peft_targets, target_names
-from headstart.tasks.rows import Rows
+from headstart.model.twins import compute, differentiable_twice, in_forward_mode
+from headstart.tasks.rows import Rendered, Rows, build_rows
 
 
 @dataclass(frozen=True)
@@ -63,15 +68,17 @@ class Learner:
         base: a loaded base; its target layers are replaced by sites until `close`.
         spec: rank, scale and targets.
         gradient_checkpointing: compute every decoder layer again on the way back instead of keeping its activations.
+        compiled: fuse what stands between a layer's products by `torch.compile`, in gradients of first order.
 
     `flops` counts the operations of every pass so far.
 
     Raises:
         TargetError: the targets do not fit the base.
         RematerialisationError: `gradient_checkpointing` on a base without decoder layers to compute again.
+        CompileError: `compiled` on a base without decoder layers, or without a compiler.
     """
 
-    def __init__(self, base: Base, spec: LoraSpec, gradient_checkpointing: bool = False) -> None:
+    def __init__(self, base: Base, spec: LoraSpec, gradient_checkpointing: bool = False, compiled: bool = False) -> None:
         self.base = base
         names = target_names(base.model, spec.target_modules, spec.layers_to_transform)
         targets, layers = peft_targets(base.model, names, spec.layers_to_transform)
@@ -79,12 +86,12 @@ class Learner:
         self.spec = replace(spec, target_modules=targets, layers_to_transform=layers, fan_in_fan_out=transposed)
         self.cost = pass_cost(base.model, names, spec.r, gradient_checkpointing)
         self.flops = 0
-        self._again: list[nn.Module] = []
+        self._twice = False
         self.sites = install_sites(base.model, names, spec.scale)
         try:
-            self._again = rematerialise(base.model, self.sites) if gradient_checkpointing else []
-        except RematerialisationError:
-            self.close()
+            self.layers = DecoderLayers(base.model, self.sites, gradient_checkpointing, compiled)
+        except (RematerialisationError, CompileError):
+            remove_sites(base.model, self.sites)
             raise
 
     def __enter__(self) -> "Learner":
@@ -95,8 +102,38 @@ class Learner:
 
     def close(self) -> None:
         """Give the base its plain layers back; harmless if it has them."""
-        keep_activations(self._again)
+        self.layers.close()
         remove_sites(self.base.model, self.sites)
+
+    @contextmanager
+    def second_order(self) -> Iterator[None]:
+        """Losses inside can be differentiated twice, decoder layers being computed again so that one layer's graph is alive at a time."""
+        before, self._twice = self._twice, True
+        try:
+            with self.layers.computed_again():
+                yield
+        finally:
+            self._twice = before
+
+    @cached_property
+    def forward_mode(self) -> bool:
+        """Whether the losses' gradient can be differentiated in forward mode; tried once, on a row of two short examples."""
+        ids = torch.arange(8) % self.base.model.config.get_text_config().vocab_size
+        examples = [[Rendered(tuple(ids.tolist()), 6)], [Rendered(tuple(ids.flip(0).tolist()), 6)]]
+        rows = build_rows([examples], layout="packed" if self.base.packs else "padded").to(self.base.device)
+        phi = {name: tensor[None].requires_grad_() for name, tensor in self.fresh_adapter().items()}
+        counted = self.flops
+        try:
+            with forward_ad.dual_level():
+                duals = {name: forward_ad.make_dual(tensor, torch.ones_like(tensor)) for name, tensor in phi.items()}  # type: ignore[no-untyped-call]
+                found = torch.autograd.grad(self.losses(duals, rows).sum(), list(phi.values()))
+                return all(forward_ad.unpack_dual(each).tangent is not None for each in found)  # type: ignore[no-untyped-call]
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError:  # NotImplementedError is one
+            return False
+        finally:
+            self.flops = counted
 
     def shapes(self) -> dict[str, tuple[int, int]]:
         """The shape of every adapter tensor, without task axis: A `(r, d_in)`, B `(d_out, r)`."""
@@ -122,30 +159,43 @@ class Learner:
 
         `phi` holds A `(T, r, d_in)` and B `(T, d_out, r)` for every site; the result is differentiable in it.
         """
-        logits = self._label_logits(phi, rows)
-        nll = F.cross_entropy(logits.float(), rows.targets, reduction="none")
-        return torch.zeros(rows.tasks, device=nll.device).index_add(0, rows.task, nll * rows.weight)
+        nll = compute(LabelLoss(rows.targets), self._label_logits(phi, rows))
+        return _by_task(nll, rows)
 
     @torch.no_grad()
     def scores(self, phi: Phi, rows: Rows) -> Scores:
         """Losses, and for each sequence its log-likelihood and whether greedy decoding writes it."""
         logits = self._label_logits(phi, rows)
-        nll = F.cross_entropy(logits.float(), rows.targets, reduction="none")
+        nll = compute(LabelLoss(rows.targets), logits)
         sequences = torch.zeros(len(rows.sequence_task), device=nll.device)
         wrong = (logits.argmax(-1) != rows.targets).float()
         return Scores(
-            loss=torch.zeros(rows.tasks, device=nll.device).index_add(0, rows.task, nll * rows.weight),
+            loss=_by_task(nll, rows),
             log_likelihood=sequences.index_add(0, rows.sequence, -nll),
             greedy=sequences.index_add(0, rows.sequence, wrong) == 0,
         )
 
     def _label_logits(self, phi: Phi, rows: Rows) -> Tensor:
         """Logits `(P, V)` at the positions that predict a label; the model's own head computes no others."""
-        self.flops += self.cost.flops(rows, backward=torch.is_grad_enabled())
-        with handing(self.sites, _by_row(phi, rows)):
-            output = self.base.model(**model_inputs(self.base.model, rows), logits_to_keep=rows.predicts, use_cache=False)
+        with handing(self.sites, _by_row(phi, rows)), self.layers.reusing(phi, rows) as skipped:
+            order = self._order(phi)
+            self.flops += self.cost.flops(rows, pairs(self.base.model, rows), order, skipped)
+            with differentiable_twice() if order == "tangent" else nullcontext():
+                output = self.base.model(**model_inputs(self.base.model, rows), logits_to_keep=rows.predicts, use_cache=False)
         logits: Tensor = output.logits
         return logits
+
+    def _order(self, phi: Phi) -> Order:
+        if in_forward_mode(*phi.values()):
+            return "tangent"
+        if not torch.is_grad_enabled():
+            return "value"
+        return "double" if self._twice else "gradient"
+
+
+def _by_task(nll: Tensor, rows: Rows) -> Tensor:
+    """`(T,)` from each label token's loss `(P,)`."""
+    return torch.zeros(rows.tasks, dtype=nll.dtype, device=nll.device).index_add(0, rows.task, nll * rows.weight.to(nll.dtype))
 
 
 def _by_row(phi: Phi, rows: Rows) -> Phi:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from headstart.model.attention import model_inputs
+from headstart.model.block_attention import BLOCKS
 from headstart.tasks.planner import MAX_ROW_TOKENS, Planner
 from headstart.tasks.rows import Layout, Rendered, build_rows
 
@@ -24,6 +25,16 @@ PREFIX, OWN = 8, 12
 def computes(model: Any, layout: Layout) -> bool:
     """Whether the model's label logits in a layout are those of the same conversations alone."""
     return layout_error(model, layout) < TOLERANCES[model.dtype]
+
+
+def attend_over_blocks(model: Any) -> None:
+    """Give a model attention over blocks, in place, if it is one that PyTorch's own attention serves and its logits stay the same."""
+    before = model.config.get_text_config()._attn_implementation
+    if before != "sdpa":
+        return
+    model.set_attn_implementation(BLOCKS)
+    if not (computes(model, "packed") and computes(model, "padded")):
+        model.set_attn_implementation(before)
 
 
 def layout_error(model: Any, layout: Layout) -> float:

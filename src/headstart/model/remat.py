@@ -1,69 +1,84 @@
-"""Rematerialisation: decoder layers forget their activations and compute them again on the way back.
+"""Rematerialisation: what is computed again on the way back instead of being kept.
 
 A layer that is computed again must see the adapter of the pass that it belongs to, not whatever is bound to its sites by then:
-with an ambient adapter, gradients are silently wrong. So the layer's own adapter tensors are inputs of the checkpointed
-function, which binds them itself. transformers' own hook runs only in training mode and knows nothing of the adapter.
+with an ambient adapter, gradients are silently wrong. So the layer's own adapter tensors are inputs of what is computed again,
+which binds them itself (`headstart.model.layers`). transformers' own hook runs only in training mode and knows nothing of the adapter.
+
+PyTorch's checkpointing saves nothing where a second derivative is asked for: it keeps all that the first way back went through. Here
+the way back is a function of its own, computed again too when it is differentiated, so that at no time is more than one layer's
+graph alive. In forward mode nothing is differentiated twice, and PyTorch's checkpointing does.
 """
 
-from collections.abc import Mapping
-from itertools import dropwhile
-from types import MethodType
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor
 from torch.utils.checkpoint import checkpoint
-from transformers.modeling_layers import GradientCheckpointingLayer
 
-from headstart.errors import HeadstartError
-from headstart.model.sites import LoraSite, handing
+from headstart.model.twins import differentiable_twice, in_forward_mode, to_be_differentiated
 
-
-class RematerialisationError(HeadstartError):
-    """A base has no layers that could be computed again."""
+Run = Callable[..., tuple[Tensor, ...]]
 
 
-def rematerialise(model: nn.Module, sites: Mapping[str, LoraSite]) -> list[nn.Module]:
-    """Make the decoder layers forget their activations, in place; returns the layers, for `keep_activations`.
-
-    From the first that holds sites on: what stands below is not on the way back, and keeps nothing anyway.
-
-    Raises:
-        RematerialisationError: no site lies in a decoder layer.
-    """
-    layers = {name: module for name, module in model.named_modules() if isinstance(module, GradientCheckpointingLayer)}
-    inside = {name: {key: site for key, site in sites.items() if key.startswith(f"{name}.")} for name in layers}
-    if not any(inside.values()):
-        raise RematerialisationError(
-            f"run.gradient_checkpointing: {type(model).__name__} has no decoder layers that can be computed again; set it to false"
-        )
-    reached = list(dropwhile(lambda name: not inside[name], layers))
-    for name in reached:
-        layers[name].forward = MethodType(_again(inside[name]), layers[name])
-    return [layers[name] for name in reached]
-
-
-def keep_activations(layers: list[nn.Module]) -> None:
-    """Give the layers their own forward back, in place."""
-    for layer in layers:
-        layer.__dict__.pop("forward", None)
-
-
-def _again(sites: Mapping[str, LoraSite]) -> Any:
-    names = [f"{name}.{part}" for name in sites for part in ("lora_A", "lora_B")]
-
-    def forward(layer: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        plain = type(layer).forward
-        handed = [site.handed for site in sites.values()]
-        if not torch.is_grad_enabled() or None in handed:
-            return plain(layer, *args, **kwargs)
-        phi = [tensor for pair in handed if pair for tensor in pair]
-
-        def run(phi: list[torch.Tensor], *inputs: Any) -> Any:
-            with handing(sites, dict(zip(names, phi, strict=True))):
-                return plain(layer, *inputs, **kwargs)
-
+def again(run: Callable[..., Any], *inputs: Tensor) -> Any:
+    """`run(*inputs)`, a tensor or a tuple of tensors, keeping nothing but the inputs for the way back and for that of the way back."""
+    if in_forward_mode(*inputs):
         # no random state to keep: the base is in evaluation mode and has no dropout
-        return checkpoint(run, phi, *args, use_reentrant=False, preserve_rng_state=False)
+        return checkpoint(run, *inputs, use_reentrant=False, preserve_rng_state=False)
+    single = False
 
-    return forward
+    def tuple_of(*tensors: Tensor) -> tuple[Tensor, ...]:
+        nonlocal single
+        found = run(*tensors)
+        single = isinstance(found, Tensor)
+        return (found,) if single else tuple(found)
+
+    values = _Again.apply(tuple_of, *inputs)  # type: ignore[no-untyped-call]
+    return values[0] if single else values
+
+
+class _Again(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, run: Run, *inputs: Tensor) -> tuple[Tensor, ...]:
+        ctx.run = run
+        ctx.save_for_backward(*inputs)
+        with to_be_differentiated():
+            return run(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        inputs, needed = ctx.saved_tensors, ctx.needs_input_grad[1:]
+        found = iter(_WayBack.apply(ctx.run, needed, *inputs, *grads))  # type: ignore[no-untyped-call]
+        return None, *(next(found) if need else None for need in needed)
+
+
+class _WayBack(torch.autograd.Function):
+    """The gradients of `run` in the inputs that need one, as a function of inputs and incoming gradients."""
+
+    @staticmethod
+    def forward(ctx: Any, run: Run, needed: Sequence[bool], *tensors: Tensor) -> tuple[Tensor, ...]:
+        ctx.run, ctx.needed = run, needed
+        ctx.save_for_backward(*tensors)
+        inputs, grads = _leaves(tensors[: len(needed)], needed), tensors[len(needed) :]
+        with torch.enable_grad():
+            values = run(*inputs)
+        return torch.autograd.grad(values, _only(inputs, needed), grads)
+
+    @staticmethod
+    def backward(ctx: Any, *weights: Tensor) -> Any:
+        wanted = ctx.needs_input_grad[2:]
+        tensors = _leaves(ctx.saved_tensors, [*ctx.needed, *wanted[len(ctx.needed) :]])
+        inputs, grads = tensors[: len(ctx.needed)], tensors[len(ctx.needed) :]
+        with torch.enable_grad(), differentiable_twice():
+            found = torch.autograd.grad(ctx.run(*inputs), _only(inputs, ctx.needed), grads, create_graph=True)
+            second = iter(torch.autograd.grad(found, _only(tensors, wanted), weights, allow_unused=True))
+        return None, None, *(next(second) if want else None for want in wanted)
+
+
+def _leaves(tensors: Sequence[Tensor], needed: Sequence[bool]) -> list[Tensor]:
+    return [tensor.detach().requires_grad_(need) for tensor, need in zip(tensors, needed, strict=True)]
+
+
+def _only(tensors: Sequence[Tensor], needed: Sequence[bool]) -> list[Tensor]:
+    return [tensor for tensor, need in zip(tensors, needed, strict=True) if need]

@@ -1,7 +1,8 @@
 """The planner: which examples of a task share a packed row.
 
-A packed row repeats nothing but its tokens attend over its whole length, so longer rows mean fewer tokens and more pairs of
-tokens. Rows of one batch are filled up to the longest. Any plan gives the same losses and gradients; it decides the cost alone.
+A packed row repeats no prefix. Under a dense mask its tokens attend over its whole length, so that longer rows mean fewer tokens
+and more pairs of tokens; attention over blocks computes the pairs that see each other alone. Rows of one batch are filled up to
+the longest. Any plan gives the same losses and gradients; it decides the cost alone.
 """
 
 from collections.abc import Iterable, Sequence
@@ -24,18 +25,31 @@ class Sizes:
 
 
 @dataclass(frozen=True)
+class RowCosts:
+    """What rows cost, in any unit.
+
+    Args:
+        linear: a token.
+        quadratic: a pair of query and key.
+        blocks: whether attention computes only the pairs of a block, or all of a row's.
+    """
+
+    linear: float = 1.0
+    quadratic: float = 0.0
+    blocks: bool = False
+
+
+@dataclass(frozen=True)
 class Planner:
     """Chooses the plan of the lowest cost among those that keep the token limit.
 
     Args:
         max_row_tokens: no row is longer, unless a single example with its prefix is.
-        linear: the cost of a token.
-        quadratic: the cost of a pair of tokens of one row.
+        costs: what its tokens and pairs of tokens cost.
     """
 
     max_row_tokens: int = MAX_ROW_TOKENS
-    linear: float = 1.0
-    quadratic: float = 0.0
+    costs: RowCosts = RowCosts()
 
     def plan(self, tasks: Sequence[Sizes]) -> list[Plan]:
         """A plan for each task of a batch whose rows are computed together; a pure function of the sizes."""
@@ -44,11 +58,11 @@ class Planner:
 
     def cost(self, tasks: Sequence[Sizes], plans: Sequence[Plan]) -> float:
         """What a batch costs under these plans, filling included."""
-        lengths = [
-            sizes.prefix + sum(sizes.examples[index] for index in row) for sizes, plan in zip(tasks, plans, strict=True) for row in plan
-        ]
-        longest = max(lengths)
-        return len(lengths) * longest * (self.linear + self.quadratic * longest)
+        rows = [(sizes.prefix, [sizes.examples[index] for index in row]) for sizes, plan in zip(tasks, plans, strict=True) for row in plan]
+        longest = max(prefix + sum(examples) for prefix, examples in rows)
+        tokens = len(rows) * longest
+        pairs = sum(block_pairs(*row) for row in rows) if self.costs.blocks else tokens * longest
+        return self.costs.linear * tokens + self.costs.quadratic * pairs
 
     def _limits(self, tasks: Sequence[Sizes]) -> Iterable[int]:
         """Row lengths worth trying: for each task and number of rows, the shortest into which that many rows hold the task."""
@@ -56,6 +70,11 @@ class Planner:
             min(self.max_row_tokens, balanced(sizes, rows)) for sizes in tasks for rows in range(1, min(len(sizes.examples), MOST_ROWS) + 1)
         }
         return sorted(limits, reverse=True)
+
+
+def block_pairs(prefix: int, examples: Sequence[int]) -> int:
+    """The pairs of a row that attention over blocks computes: the prefix with itself, and each example with the prefix and itself."""
+    return prefix**2 + sum(size * (prefix + size) for size in examples)
 
 
 def fill(sizes: Sizes, limit: int) -> Plan:

@@ -11,13 +11,15 @@ where a token sees its own branch only and positions restart after the shared pa
 A planner may spread a task over several such rows, each with the prefix of its own.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from headstart.tasks.blocks import PADDING, SHARED, Blocks, blocks_of
 from headstart.tasks.planner import Plan, Planner, Sizes
 
 Layout = Literal["packed", "padded"]
@@ -39,13 +41,8 @@ class Rendered:
 Candidates = Sequence[Rendered]
 """The rendered conversations of one example: its own answer first, then other answers to rank it against."""
 
-SHARED = -1
-"""The branch and leaf of tokens that every later token of their row, or of their branch, may see."""
-PADDING = -2
-"""The branch and leaf of the tokens that fill short rows."""
 
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Rows:
     """Token tensors of T tasks; every task's loss is the mean over its examples of the mean over their label tokens.
 
@@ -90,6 +87,27 @@ class Rows:
     def one_row_a_task(self) -> bool:
         """Whether row i is task i, so that adapters need no gathering."""
         return len(self.row_task) == self.tasks
+
+    @property
+    def filling(self) -> int:
+        """Tokens that only fill rows up."""
+        return int((self.branch == PADDING).sum())
+
+    @cached_property
+    def memo(self) -> dict[Hashable, Any]:
+        """What others have worked out from these rows and want to find again; goes with them."""
+        return {}
+
+    def once(self, key: Hashable, make: Callable[[], Any]) -> Any:
+        """What `make` gives, made the first time that it is asked for under this key."""
+        if key not in self.memo:
+            self.memo[key] = make()
+        return self.memo[key]
+
+    @cached_property
+    def blocks(self) -> Blocks:
+        """The tokens grouped by what they see; made once."""
+        return blocks_of(self.branch, self.leaf, self.position_ids)
 
     def to(self, device: torch.device) -> "Rows":
         """The same rows on another device."""

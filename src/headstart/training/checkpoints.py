@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from headstart.files import whole_folder, write_json, writing
+from headstart.tasks.planner import RowCosts
 from headstart.training.errors import RunError
 from headstart.training.runtime import command
 from headstart.training.state import Position, Progress, Spent, State
@@ -53,19 +54,22 @@ class Checkpoint:
         position: how far the run is.
         identity: what it is a run of.
         made_by: machine, versions and commit of the process that wrote it.
+        costs: what rows were laid out by; other rows would give other bits.
     """
 
     position: Position
     identity: Identity
     made_by: Mapping[str, Any]
+    costs: RowCosts
 
 
-def save(folder: Path, position: Position, identity: Identity, made_by: Mapping[str, Any], limit: int) -> None:
+def save(folder: Path, checkpoint: Checkpoint, limit: int) -> None:
     """Write a checkpoint whole or not at all, then remove all but the newest `limit`.
 
     Raises:
         WriteError: it cannot be written; the earlier ones are still there.
     """
+    position = checkpoint.position
     states = _states(position)
     tensors = {f"outer/{name}": tensor for name, tensor in position.progress.outer.items()}
     for place, state in states.items():
@@ -81,8 +85,9 @@ def save(folder: Path, position: Position, identity: Identity, made_by: Mapping[
         # a sum over tensors depends in its last bits on their order, which a safetensors file does not keep
         "tensors": list(tensors),
         "states": {place: {"step": state.step, "spent": [asdict(leg) for leg in state.spent]} for place, state in states.items()},
-        "identity": asdict(identity),
-        "made_by": made_by,
+        "identity": asdict(checkpoint.identity),
+        "made_by": checkpoint.made_by,
+        "row_costs": asdict(checkpoint.costs),
     }
     with whole_folder(folder / f"step-{position.steps:06d}") as fresh:
         # copies, because states share tensors that no step has changed between them, and a safetensors file has no such thing
@@ -115,7 +120,9 @@ def load_newest(folder: Path, device: torch.device | str = "cpu") -> Checkpoint:
     tensors = _read_tensors(newest / "state.safetensors", device, checkpoints)
     try:
         ordered = {name: tensors[name] for name in about["tensors"]}
-        return Checkpoint(_position(about, ordered), Identity(**about["identity"]), about["made_by"])
+        return Checkpoint(
+            _position(about, ordered), Identity(**about["identity"]), about["made_by"], RowCosts(**about.get("row_costs", {}))
+        )
     except (KeyError, TypeError) as error:
         raise _unreadable(newest / "checkpoint.json", f"incomplete: {error}", checkpoints) from error
 

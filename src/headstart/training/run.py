@@ -18,6 +18,7 @@ from headstart.batches import Batcher
 from headstart.files import WriteError, write_atomically, writing
 from headstart.model.base import BaseSpec, base_folder, fingerprint, load_base, load_tokenizer
 from headstart.model.learner import Learner, LoraSpec
+from headstart.model.row_costs import counted_costs, measured_costs
 from headstart.model.targets import TargetError
 from headstart.progress import meter, say
 from headstart.provenance import provenance
@@ -127,8 +128,10 @@ class Session:
         if runtime.is_main:
             claim(folder, recipe)
         base = load_base(spec, runtime.device)
-        batcher = Batcher.of(base, renderer, section.layout, section.task_micro_batch, section.max_row_tokens)
-        learner = Learner(base, LoraSpec(**recipe.adapter.model_dump()), recipe.run.gradient_checkpointing)
+        with runtime.first():
+            costs = stopped.costs if stopped else (measured_costs(base) if section.row_costs == "measured" else counted_costs(base.model))
+        batcher = Batcher.of(base, renderer, section.layout, section.task_micro_batch, section.max_row_tokens, costs)
+        learner = Learner(base, LoraSpec(**recipe.adapter.model_dump()), recipe.run.gradient_checkpointing, recipe.run.compile)
         require_sites(recipe, learner)
         session = cls(recipe, folder, suite, learner, batcher, runtime, console, identity)
         counts = ", ".join(f"{len(names)} {split}" for split, names in suite.splits.items())
@@ -228,7 +231,8 @@ class Session:
     def checkpoint(self, position: Position) -> None:
         """Save all that the run needs to go on from here."""
         if self.runtime.is_main:
-            checkpoints.save(self.folder / "checkpoints", position, self.identity, self.made_by, self.recipe.run.save_total_limit)
+            checkpoint = Checkpoint(position, self.identity, self.made_by, self.batcher.planner.costs)
+            checkpoints.save(self.folder / "checkpoints", checkpoint, self.recipe.run.save_total_limit)
         self.runtime.wait()
 
     def validation(self, adaptation: Adaptation) -> Validation:

@@ -1,0 +1,158 @@
+"""Exact second order on a real learner: the adjoint is one unrolled graph, however its products are computed."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from headstart.algorithms.adjoint import adjoint
+from headstart.algorithms.hvp import finite_difference
+from headstart.algorithms.inner import expand, walk
+from headstart.algorithms.rules import Adam, Sgd
+from headstart.algorithms.types import InnerLoop
+from headstart.algorithms.unrolled import unrolled
+from headstart.model.learner import Learner, LoraSpec
+from headstart.recipe import MamlPhase
+from headstart.training.inner import hessian
+
+STEPS = 3
+RULES = {"sgd": (Sgd(None), 0.02, 1e-5), "clipped": (Sgd(1.0), 0.05, 1e-5), "adam": (Adam(eps_root=1e-4), 0.01, 1e-4)}
+
+
+def distance(found, wanted):
+    """The norm of the difference over all tensors, as a share of the norm of what is wanted."""
+    apart = sum(float((found[name] - wanted[name]).double().square().sum()) for name in wanted)
+    return (apart / sum(float(each.double().square().sum()) for each in wanted.values())) ** 0.5
+
+
+@pytest.fixture
+def case(learner, batcher, random_phi, episode):
+    """A warm initialisation, packed rows, and the inner loop of a rule; ANIL by a part of the names."""
+    theta = {name: tensor[0] for name, tensor in random_phi(learner, 1).items()}
+    batch = batcher(learner.base, layout="packed").batch(episode)
+
+    def build(rule, adapting=""):
+        names = [name for name in theta if adapting in name]
+        return theta, batch, InnerLoop(rule[0], STEPS, {name: torch.full((STEPS,), rule[1]) for name in names})
+
+    return build
+
+
+def reference(learner, case):
+    """One graph through everything, kept whole."""
+    with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
+        return unrolled(learner.losses, *case)
+
+
+@pytest.mark.parametrize("forward_mode", [True, False], ids=["forward over reverse", "double backward"])
+@pytest.mark.parametrize("rule", RULES)
+def test_adjoint_is_one_unrolled_graph(learner, case, rule, forward_mode, monkeypatch):
+    monkeypatch.setattr(type(learner), "forward_mode", forward_mode)
+    given = case(RULES[rule])
+    wanted = reference(learner, given)
+    found = adjoint(learner.losses, *given[:2], replace(given[2], hvp=hessian(MamlPhase(algorithm="maml", steps=1), learner)))
+    assert distance(found.theta, wanted.theta) < RULES[rule][2]
+    assert distance(found.log_rates, wanted.log_rates) < RULES[rule][2]
+
+
+@pytest.mark.parametrize("forward_mode", [True, False], ids=["forward over reverse", "double backward"])
+def test_where_some_sites_adapt_the_others_get_their_mixed_terms(learner, case, forward_mode, monkeypatch):
+    monkeypatch.setattr(type(learner), "forward_mode", forward_mode)
+    given = case(RULES["sgd"], "layers.1.")
+    wanted = reference(learner, given)
+    found = adjoint(learner.losses, *given[:2], replace(given[2], hvp=hessian(MamlPhase(algorithm="maml", steps=1), learner)))
+    first = adjoint(learner.losses, *given[:2], replace(given[2], second_order=0.0))
+    below = {name for name in wanted.theta if "layers.0." in name}
+    pick = [{name: each.theta[name] for name in below} for each in (found, first, wanted)]
+    assert distance(pick[0], pick[2]) < 1e-5
+    assert distance(pick[1], pick[2]) > 1e-3
+
+
+def test_finite_differences_come_near(learner, case):
+    given = case(RULES["sgd"])
+    wanted = reference(learner, given)
+    found = adjoint(learner.losses, *given[:2], replace(given[2], hvp=finite_difference))
+    first = adjoint(learner.losses, *given[:2], replace(given[2], second_order=0.0))
+    assert distance(found.theta, wanted.theta) < min(5e-3, 0.1 * distance(first.theta, wanted.theta))
+
+
+def in_float64(base):
+    """The base with all that it computes in float64; 4-bit weights are dequantised to it."""
+    for tensor in (*base.model.parameters(), *base.model.buffers()):
+        if tensor.is_floating_point():
+            tensor.data = tensor.data.double()
+    return base
+
+
+def directional(losses, theta, batch, inner, direction, rate_direction, h):
+    """The derivative of the adapted query loss along a direction in theta and log rates: by five points, so that its error is of h^4."""
+
+    def value(s):
+        moved = {name: tensor + s * direction[name] for name, tensor in theta.items()}
+        rates = {name: (rate.log() + s * rate_direction[name]).exp() for name, rate in inner.rates.items()}
+        steps = list(walk(losses, expand(moved, batch.tasks), batch.support, inner.rule, rates, inner.steps))
+        with torch.no_grad():
+            return float(losses(steps[-1].phi, batch.query).mean())
+
+    return (8 * (value(h) - value(-h)) - (value(2 * h) - value(-2 * h))) / (12 * h)
+
+
+@pytest.mark.parametrize("layout", ["packed", "padded"])
+@pytest.mark.parametrize("quantization", ["none", "nf4"])
+@pytest.mark.parametrize("rule", RULES)
+def test_meta_gradient_is_that_of_finite_differences_in_float64(architecture, batcher, episode, rule, quantization, layout):
+    """Of GPT-NeoX, which computes nothing in float32 that depends on the adapter, unlike Llama's norms."""
+    base = in_float64(architecture("gpt_neox", quantization))
+    batch = batcher(base, layout=layout).batch(episode)
+    with Learner(base, LoraSpec(r=4, lora_alpha=8)) as learner:
+        generator = torch.Generator().manual_seed(0)
+
+        def draw(shapes, size):
+            return {name: size * torch.randn(shape, generator=generator, dtype=torch.float64) for name, shape in shapes.items()}
+
+        theta = draw(learner.shapes(), 0.1)
+        own, rate, _ = RULES[rule]
+        inner = InnerLoop(own, STEPS, {name: torch.full((STEPS,), rate, dtype=torch.float64) for name in theta})
+        found = adjoint(learner.losses, theta, batch, replace(inner, hvp=hessian(MamlPhase(algorithm="maml", steps=1), learner)))
+        for move_theta, move_rates in ((1.0, 0.0), (0.0, 1.0)):
+            direction, rate_direction = draw(learner.shapes(), move_theta), draw(dict.fromkeys(theta, (STEPS,)), move_rates)
+            # adam turns within the root of its eps_root
+            h = 1e-5 if rule == "adam" else 2e-4
+            wanted = directional(learner.losses, theta, batch, inner, direction, rate_direction, h)
+            products = [found.theta[name] * direction[name] for name in theta]
+            products += [found.log_rates[name] * rate_direction[name] for name in theta]
+            along = sum(float(each.sum()) for each in products)
+            # what the sum would be if its terms had signs by chance: some directions nearly cancel
+            scale = sum(float(each.square().sum()) for each in products) ** 0.5
+            assert abs(along - wanted) <= 1e-8 * max(abs(wanted), scale)
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["kept", "rematerialised"])
+@pytest.mark.parametrize("forward_mode", [True, False], ids=["forward over reverse", "double backward"])
+@pytest.mark.parametrize("layout", ["packed", "padded"])
+def test_layout_pieces_and_rematerialisation_change_nothing(base, batcher, random_phi, episode, forward_mode, layout, again, monkeypatch):
+    """All tasks packed together and kept, against each task by itself."""
+    monkeypatch.setattr(Learner, "forward_mode", forward_mode)
+
+    def mean(pieces, layout, again):
+        with Learner(base, LoraSpec(r=4, lora_alpha=8), again) as learner:
+            theta = {name: tensor[0] for name, tensor in random_phi(learner, 1).items()}
+            hvp = hessian(MamlPhase(algorithm="maml", steps=1), learner)
+            inner = InnerLoop(Sgd(1.0), STEPS, {name: torch.full((STEPS,), 0.05) for name in theta}, hvp=hvp)
+            parts = [adjoint(learner.losses, theta, batcher(base, layout=layout).batch(piece), inner) for piece in pieces]
+        return [{name: sum(getattr(part, kind)[name] for part in parts) / len(parts) for name in theta} for kind in ("theta", "log_rates")]
+
+    found, wanted = mean([(draw,) for draw in episode], layout, again), mean([episode], "packed", False)
+    assert distance(found[0], wanted[0]) < 1e-5
+    assert distance(found[1], wanted[1]) < 1e-5
+
+
+def test_upper_layers_alone(base, batcher, random_phi, episode):
+    """The frozen layers below are computed once, and the adjoint is still one unrolled graph."""
+    with Learner(base, LoraSpec(r=4, lora_alpha=8, layers_to_transform=(1,))) as learner:
+        theta = {name: tensor[0] for name, tensor in random_phi(learner, 1).items()}
+        batch = batcher(base, layout="packed").batch(episode)
+        inner = InnerLoop(Sgd(1.0), STEPS, {name: torch.full((STEPS,), 0.05) for name in theta})
+        wanted = reference(learner, (theta, batch, inner))
+        found = adjoint(learner.losses, theta, batch, replace(inner, hvp=hessian(MamlPhase(algorithm="maml", steps=1), learner)))
+    assert distance(found.theta, wanted.theta) < 1e-5
