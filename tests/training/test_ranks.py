@@ -47,7 +47,9 @@ def test_two_ranks_of_two_tasks_reduce_to_one_rank_of_four(command, tmp_path, mo
     assert (int(two.pop("ranks")), int(one.pop("ranks"))) == (2, 1)
     assert two.keys() == one.keys()
     assert {name.split("/")[0] for name in one} == {"theta", "log_rates", "metrics"}
-    for name, expected in one.items():
+    # how much filling there is depends on which tasks are laid out together, and changes nothing else
+    for name in one.keys() - {"metrics/padding_share"}:
+        expected = one[name]
         assert float((two[name] - expected).abs().max()) <= 1e-5 * float(expected.abs().max()), name
 
 
@@ -63,7 +65,7 @@ def test_whole_run_of_two_ranks_is_one_of_twice_the_tasks(command, tmp_path, qui
     )
     assert [row["step"] for row in rows] == [0, 1, 2, 3, 4, 5]
     for row, expected in zip(rows, expected_rows, strict=True):
-        for name in row.keys() - {"phase", "seconds"}:
+        for name in row.keys() - {"phase", "seconds", "padding_share"}:
             assert row[name] == pytest.approx(expected[name], rel=1e-3, abs=1e-4), name
     mine, theirs = (load_file(tmp_path / run / "adapter" / "adapter_model.safetensors") for run in ("run", "alone"))
     differences = torch.cat([(mine[key] - theirs[key]).abs().flatten() for key in theirs])

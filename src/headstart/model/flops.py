@@ -27,7 +27,6 @@ class PassCost:
         attention: per pair of query and key whose score is computed.
         reached: the share of the decoder layers that the way back goes through, from the first that is adapted on.
         layers: how many decoder layers there are.
-        again: whether those layers are computed again on the way back.
     """
 
     linear: int
@@ -36,9 +35,8 @@ class PassCost:
     attention: int
     reached: float = 1.0
     layers: int = 1
-    again: bool = False
 
-    def flops(self, rows: Rows, pairs: int, order: Order = "gradient", skipped: int = 0) -> int:
+    def flops(self, rows: Rows, pairs: int, order: Order = "gradient", skipped: int = 0, again: bool = False) -> int:
         """Operations of a pass, two a multiply-accumulate.
 
         Going back, a frozen product costs once more (its weights get no gradient); attention and the LoRA factors, where both
@@ -51,6 +49,7 @@ class PassCost:
             pairs: of query and key, in each layer.
             order: what derivative is taken of the losses.
             skipped: how many of the lowest layers are not computed, but taken over.
+            again: whether the layers that the way back goes through are computed again there.
         """
         reached, kept = self.reached, 1 - skipped / self.layers
         head, lora = self.head * len(rows.targets), self.lora * rows.tokens
@@ -62,13 +61,13 @@ class PassCost:
         one, both = 2 * head + (kept + reached) * frozen, (kept + 2 * reached) * attention + 3 * lora
         if order == "double":
             return round(2 * (4 * head + (5 * kept + 4 * reached) * frozen + 16 / 3 * both))
-        again = reached * (frozen + attention) + lora if self.again else 0
         if order == "tangent":
-            return round(2 * (2 * one + 3 * both + 2 * again))
-        return round(2 * (one + both + again))
+            more = 2 * reached * frozen + 3 * (reached * attention + lora)
+            return round(2 * (2 * one + 3 * both + again * more))
+        return round(2 * (one + both + again * (reached * (frozen + attention) + lora)))
 
 
-def pass_cost(model: nn.Module, adapted: Sequence[str] = (), r: int = 0, again: bool = False) -> PassCost:
+def pass_cost(model: nn.Module, adapted: Sequence[str] = (), r: int = 0) -> PassCost:
     """Read the cost off a plain model's layers and configuration; the layers named in `adapted` carry LoRA factors of rank r."""
     head = model.get_output_embeddings()  # type: ignore[operator]
     config = model.config.get_text_config()  # type: ignore[operator, union-attr]
@@ -83,7 +82,6 @@ def pass_cost(model: nn.Module, adapted: Sequence[str] = (), r: int = 0, again: 
         attention=2 * width * config.num_hidden_layers,
         reached=_reached(model, adapted),
         layers=max(1, len(_layers(model))),
-        again=again,
     )
 
 

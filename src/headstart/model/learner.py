@@ -84,7 +84,7 @@ class Learner:
         targets, layers = peft_targets(base.model, names, spec.layers_to_transform)
         transposed = all(isinstance(base.model.get_submodule(name), Conv1D) for name in names)
         self.spec = replace(spec, target_modules=targets, layers_to_transform=layers, fan_in_fan_out=transposed)
-        self.cost = pass_cost(base.model, names, spec.r, gradient_checkpointing)
+        self.cost = pass_cost(base.model, names, spec.r)
         self.flops = 0
         self._twice = False
         self.sites = install_sites(base.model, names, spec.scale)
@@ -107,7 +107,7 @@ class Learner:
 
     @contextmanager
     def second_order(self) -> Iterator[None]:
-        """Losses inside can be differentiated twice, decoder layers being computed again so that one layer's graph is alive at a time."""
+        """For Hessian-vector products of losses: decoder layers are computed again, so that one layer's graph is alive at a time."""
         before, self._twice = self._twice, True
         try:
             with self.layers.computed_again():
@@ -179,7 +179,7 @@ class Learner:
         """Logits `(P, V)` at the positions that predict a label; the model's own head computes no others."""
         with handing(self.sites, _by_row(phi, rows)), self.layers.reusing(phi, rows) as skipped:
             order = self._order(phi)
-            self.flops += self.cost.flops(rows, pairs(self.base.model, rows), order, skipped)
+            self.flops += self.cost.flops(rows, pairs(self.base.model, rows), order, skipped, self.layers.active)
             with differentiable_twice() if order == "tangent" else nullcontext():
                 output = self.base.model(**model_inputs(self.base.model, rows), logits_to_keep=rows.predicts, use_cache=False)
         logits: Tensor = output.logits

@@ -32,10 +32,10 @@ def hessian(phase: MamlPhase, learner: Learner) -> HVP:
     if phase.hvp == "finite_difference":
         # how far it moves goes by the bits that the base computes in, not by the adapter's
         return partial(finite_difference, relative_step=RELATIVE_STEPS[DTYPES[learner.base.spec.dtype]])
-    return forward_over_reverse if learner.forward_mode else partial(_double_backward, learner)
+    return partial(_computed_again, learner, forward_over_reverse if learner.forward_mode else double_backward)
 
 
-def _double_backward(learner: Learner, losses: Losses, phi: Tensors, rows: Any, w: Tensors) -> dict[str, Tensor]:
-    """With layers computed again, so that one layer's graph is alive at a time."""
+def _computed_again(learner: Learner, hvp: HVP, losses: Losses, phi: Tensors, rows: Any, w: Tensors) -> dict[str, Tensor]:
+    """With decoder layers computed again on the way back: kept, a product takes four times the memory of a first-order gradient."""
     with learner.second_order():
-        return double_backward(losses, phi, rows, w)
+        return hvp(losses, phi, rows, w)
