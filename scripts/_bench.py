@@ -196,15 +196,15 @@ def attending(model: Any, implementation: str) -> Iterator[None]:
 
 
 def attention_sides(base: Base, rows: Rows, seed: int = 0) -> dict[str, Side]:
-    """One layer's attention there and back over random heads: packed, and plain causal over as many tokens."""
+    """One layer's attention there and back over random heads, in memory as a model's are: packed, and plain causal over as many tokens."""
     config = base.model.config.get_text_config()
     heads, shared = config.num_attention_heads, config.num_key_value_heads
     width = getattr(config, "head_dim", None) or config.hidden_size // heads
     generator = torch.Generator().manual_seed(seed)
 
     def random(count: int) -> Tensor:
-        shape = (len(rows.input_ids), count, rows.input_ids.shape[1], width)
-        return torch.randn(shape, generator=generator).to(base.device, base.model.dtype).requires_grad_()
+        shape = (*rows.input_ids.shape, count, width)
+        return torch.randn(shape, generator=generator).to(base.device, base.model.dtype).transpose(1, 2).requires_grad_()
 
     q, k, v = random(heads), random(shared), random(shared)
     grad = torch.randn(q.transpose(1, 2).shape, generator=generator).to(q)
@@ -268,11 +268,16 @@ class Measured:
         return (min(self.seconds), max(self.seconds)) if self.seconds else None
 
 
-def interleaved(sides: Mapping[str, Side], repeats: int, device: torch.device, warmup: int = 1) -> dict[str, Measured]:
-    """Time the sides in turns, so that a drift of the machine hits all alike; one that runs out of memory is left out from then on."""
+def interleaved(
+    sides: Mapping[str, Side], repeats: int, device: torch.device, shorter: Mapping[str, Side] | None = None
+) -> dict[str, Measured]:
+    """Time the sides in turns, so that a drift of the machine hits all alike; one that runs out of memory is left out from then on.
+
+    Each side is warmed up by one run, or by one of `shorter` where it has one there.
+    """
     found = {name: Measured() for name in sides}
-    for repeat in range(-warmup, repeats):
-        for name, side in sides.items():
+    for repeat in range(-1, repeats):
+        for name, side in ({**sides, **(shorter or {})} if repeat < 0 else sides).items():
             if not found[name].failed:
                 _run(side, found[name], device, timed=repeat >= 0)
     return found
