@@ -259,7 +259,7 @@ def measure(base: Base, options: argparse.Namespace) -> list[dict[str, Any]]:
             found = interleaved(sides, options.repeats, base.device)
             exact = found["unrolled"].result if "unrolled" in found else None
             for name, measured in found.items():
-                taken, predicted = states(learner, name, theta, batch, inner)
+                taken, predicted = (None, None) if measured.failed else states(learner, name, theta, batch, inner)
                 with sides[name]() as run:
                     counted = bytes_of(base, theta, run) if not measured.failed else {"saved_bytes": None, "peak_bytes": None}
                 near = exact is not None and measured.result is not None

@@ -1,39 +1,61 @@
-"""How far a gradient in bfloat16 is from the same in float32, by definition and by hand.
+"""How far gradients in bfloat16 are from the same in float32.
 
-One gradient of four tasks of the short shape, of an adapter away from zero, on SmolLM2-135M (or `--base`) as bf16 and as nf4 with
-bfloat16 activations, against the same weights with float32 activations. The error is the norm of the difference over the norm, of all
-tensors together. Four ways: PyTorch's attention or attention over blocks, each with twins by definition or by hand.
+  gradient       one gradient of four tasks of the short shape, of an adapter away from zero: PyTorch's attention or attention over blocks,
+                 each with twins by definition or by hand
+  meta-gradient  of a FOMAML episode of two tasks of eight examples, three inner Adam steps: the loop on stock PEFT, and headstart packed
+
+On SmolLM2-135M (or `--base`) as bf16, and as nf4 with bfloat16 activations, against the same weights with float32 activations. The error
+is the norm of the difference over the norm, of all tensors together.
 """
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
-from _bench import LORA, Shape, base_of, batch_of, begin, conversations, document, parser, show
+from _bench import (
+    LORA,
+    Conversations,
+    Shape,
+    Side,
+    base_of,
+    batch_of,
+    begin,
+    conversations,
+    document,
+    headstart_side,
+    initialisation,
+    inner_loop,
+    parser,
+    show,
+    whole_error,
+)
+from bench_engine import STEPS, peft_loop, stock_tasks
 from torch import Tensor
 
 from headstart.algorithms.inner import gradients
 from headstart.algorithms.types import Batch
-from headstart.model import learner, sites
+from headstart.model import block_attention, learner, sites
 from headstart.model.base import Base
 from headstart.model.block_attention import BLOCKS
 from headstart.model.learner import Learner
 
 SHAPE = Shape(tasks=4, examples=16, prefix=24, own=12)
+EPISODE = Shape(tasks=2, examples=8, prefix=24, own=12)
 AGAINST = {"bf16": "fp32", "nf4": "nf4-fp32"}
 
 
 @contextmanager
 def by_definition(only: bool) -> Iterator[None]:
-    """Inside, if `only`, LoRA products and the label loss are computed by their definitions."""
+    """Inside, if `only`, LoRA products, attention over blocks and the label loss are computed by their definitions."""
     before = sites.compute
     if only:
-        sites.compute = learner.compute = lambda twin, *inputs: twin.plain(*inputs)
+        sites.compute = learner.compute = block_attention.compute = lambda twin, *inputs: twin.plain(*inputs)
     try:
         yield
     finally:
-        sites.compute = learner.compute = before
+        sites.compute = learner.compute = block_attention.compute = before
 
 
 def gradient(base: Base, batch: Batch, attention: str, definition: bool) -> dict[str, Tensor]:
@@ -49,6 +71,19 @@ def gradient(base: Base, batch: Batch, attention: str, definition: bool) -> dict
         return gradients(own.losses, on_device, batch.query)[1]
 
 
+def meta_gradient(base: Base, talks: Conversations, stock: bool) -> dict[str, Tensor]:
+    """The meta-gradient in theta, of the loop on stock PEFT or of headstart."""
+    theta = initialisation(base)
+    inner = inner_loop(theta, STEPS)
+    side: Side = (
+        partial(peft_loop, base, theta, inner, stock_tasks(talks, base.device, bucketed=False))
+        if stock
+        else partial(headstart_side, base, theta, inner, [batch_of(talks, base, "packed")])
+    )
+    with side() as run:
+        return dict(run().theta)
+
+
 def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     """Print and save the errors."""
     read = parser(__doc__)
@@ -58,21 +93,21 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     rows = []
     for dtype, reference in AGAINST.items():
         exact = base_of(options.base, reference, device)
-        talks = conversations(SHAPE, exact.model.config.get_text_config().vocab_size)
+        vocabulary = exact.model.config.get_text_config().vocab_size
+        talks, episode = conversations(SHAPE, vocabulary), conversations(EPISODE, vocabulary)
         wanted = gradient(exact, batch_of(talks, exact, "packed"), "sdpa", True)
+        exact.model.set_attn_implementation(BLOCKS)
+        wanted_meta = meta_gradient(exact, episode, stock=False)
         base = base_of(options.base, dtype, device)
         for attention in ("sdpa", BLOCKS):
             for by in ("definition", "hand"):
                 found = gradient(base, batch_of(talks, base, "packed"), attention, by == "definition")
-                rows.append({"dtype": dtype, "attention": attention, "by": by, "error": error(found, wanted)})
-    show("error of a gradient against float32", {key: key for key in ("dtype", "attention", "by", "error")}, rows)
+                rows.append({"of": "gradient", "dtype": dtype, "way": f"{attention}, by {by}", "error": whole_error(found, wanted)})
+        for way in ("peft_loop", "packed"):
+            found = meta_gradient(base, episode, stock=way == "peft_loop")
+            rows.append({"of": "meta-gradient", "dtype": dtype, "way": way, "error": whole_error(found, wanted_meta)})
+    show("errors against float32", {key: key for key in ("of", "dtype", "way", "error")}, rows)
     return document("precision", options, arguments, rows, base=options.base)
-
-
-def error(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> float:
-    """The norm of the difference over the norm, of all tensors together."""
-    apart = sum(float((found[name] - wanted[name]).square().sum()) for name in wanted)
-    return (apart / sum(float(each.square().sum()) for each in wanted.values())) ** 0.5
 
 
 if __name__ == "__main__":

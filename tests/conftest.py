@@ -46,6 +46,8 @@ ARCHITECTURES = {
     "gemma3_text": {"head_dim": 16, "sliding_window": 24, "sliding_window_pattern": 2},
     "gpt2": {"n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 2048},
     "gpt_neox": {},
+    # its layers put out pairs, the second of which is None
+    "falcon": {"multi_query": False, "parallel_attn": False, "new_decoder_architecture": False, "bias": True, "alibi": False},
     "gpt_neo": {"num_layers": 2, "num_heads": 4, "attention_types": [[["global", "local"], 1]], "window_size": 24},
     "bloom": {"n_layer": 2, "n_head": 4},
     "lfm2": {"full_attn_idxs": [1]},

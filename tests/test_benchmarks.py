@@ -265,3 +265,9 @@ def test_live_bytes_are_those_made_since_the_start():
             del y, z
     assert live.peak == 2 * 400
     assert live._now == 0
+
+
+def test_precision_is_of_gradients_and_meta_gradients(main):
+    rows = main("precision")["rows"]
+    assert {(row["of"], row["dtype"]) for row in rows} == {(of, dtype) for of in ("gradient", "meta-gradient") for dtype in ("bf16", "nf4")}
+    assert all(0 < row["error"] < 1.5 for row in rows)

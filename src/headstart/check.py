@@ -1,6 +1,7 @@
 """Looking at a recipe without loading weights: what it will train on, and how much."""
 
 from collections import Counter
+from dataclasses import replace
 
 import torch
 from rich.console import Console
@@ -38,7 +39,10 @@ def check_recipe(recipe: Recipe, console: Console) -> None:
     suite, notes = prepare_suite(section.source, section.regime, renderer, section.support + section.query, recipe.seed)
     say(console, f"base {spec.id} from {spec.source}, {spec.quantization}, {spec.dtype}; {footprint(spec)}", _adapter(recipe, spec))
     say(console, f"suite {suite.name} {suite.revision}, regime {section.regime}", *_splits(suite), *notes)
-    planner = Planner(section.max_row_tokens, counted_costs(skeleton(spec)))
+    plain = skeleton(spec)
+    # a probe of the weights decides, and has given attention over blocks wherever PyTorch's would have been taken
+    costs = replace(counted_costs(plain), blocks=plain.config.get_text_config()._attn_implementation == "sdpa")
+    planner = Planner(section.max_row_tokens, costs)
     for number, phase in enumerate(recipe.phases):
         say(console, f"phase {number}, {phase.algorithm}: {phase.steps} steps; {_tokens(recipe, phase, suite, renderer, planner)}")
         if isinstance(phase, MamlPhase):

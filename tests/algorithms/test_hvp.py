@@ -6,10 +6,12 @@ import pytest
 import torch
 from toys import TASKS, distance, episode, network, normal
 
-from headstart.algorithms.hvp import HVPS, double_backward, finite_difference
+from headstart.algorithms.hvp import double_backward, finite_difference, forward_over_reverse
 from headstart.algorithms.inner import expand
 
 CLOSE = {"forward_over_reverse": 1e-12, "double_backward": 1e-12, "finite_difference": 1e-7}
+
+HVPS = {each.__name__: each for each in (forward_over_reverse, double_backward, finite_difference)}
 
 
 def case(names=None, seed=0):

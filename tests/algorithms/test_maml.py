@@ -8,7 +8,7 @@ from toys import NAMES, TASKS, constant_rates, distance, episode, network
 
 from headstart.algorithms.adjoint import adjoint
 from headstart.algorithms.fomaml import fomaml
-from headstart.algorithms.hvp import HVPS, double_backward, finite_difference, forward_over_reverse
+from headstart.algorithms.hvp import double_backward, finite_difference, forward_over_reverse
 from headstart.algorithms.inner import expand, walk
 from headstart.algorithms.maml import maml
 from headstart.algorithms.multitask import multitask
@@ -18,6 +18,8 @@ from headstart.algorithms.unrolled import unrolled
 
 RULES = {"sgd": (Sgd(None), 0.5), "clipped": (Sgd(0.05), 2.0), "adam": (Adam(eps_root=1e-4), 0.05)}
 LOSSES = network()
+
+HVPS = {each.__name__: each for each in (forward_over_reverse, double_backward, finite_difference)}
 
 
 @pytest.fixture(params=RULES)

@@ -144,6 +144,8 @@ def test_compiled_is_plain(tiny_spec, random_phi, batcher, episode, assert_same,
             phi, w = random_phi(learner, len(episode)), random_phi(learner, len(episode), seed=1)
             firsts = [gradients(learner.losses, phi, rows) for rows in (batch.query, batch.support[0])]
             found.append((*firsts, learner.scores(phi, batch.query).loss, forward_over_reverse(learner.losses, phi, batch.query, w)))
+            with learner.second_order():
+                assert_same(double_backward(learner.losses, phi, batch.query, w), found[-1][3])
     for (losses, gradient), (wanted, other) in zip(found[1][:2], found[0][:2], strict=True):
         torch.testing.assert_close(losses, wanted, rtol=1e-5, atol=0)
         assert_same(gradient, other)

@@ -153,17 +153,34 @@ def test_counted_operations_are_those_that_run(tiny_spec, batcher, random_phi, e
         assert learner.flops == pytest.approx(both.total, rel=0.09 if layers else 0.05)
 
 
+def test_counted_operations_of_an_inner_step_end_where_its_way_back_does(tiny_spec, batcher, random_phi, episode):
+    """ANIL: the upper layer adapts; the lower one's outputs are taken over, and no gradient goes there."""
+    base = load_base(tiny_spec(), "cpu")
+    rows = build_rows(rendered(batcher(base), episode))
+    with Learner(base, LoraSpec(r=4, lora_alpha=8)) as learner:
+        phi = random_phi(learner, len(episode))
+        upper = [name for name in phi if ".layers.1." in name]
+        for _ in range(2):
+            learner.flops = 0
+            with Counted() as counted:
+                gradients(learner.losses, phi, rows, upper)
+            assert learner.flops == pytest.approx(counted.total, rel=0.09)
+
+
 @pytest.mark.parametrize("attention", ["headstart_blocks", "eager"])
-@pytest.mark.parametrize("hvp", [forward_over_reverse, double_backward])
-def test_counted_operations_of_second_order_are_those_that_run(tiny_spec, batcher, random_phi, episode, hvp, attention):
+@pytest.mark.parametrize("layers", [None, (1,)])
+@pytest.mark.parametrize(("hvp", "again"), [(forward_over_reverse, False), (forward_over_reverse, True), (double_backward, True)])
+def test_counted_operations_of_second_order_are_those_that_run(tiny_spec, batcher, random_phi, episode, hvp, again, layers, attention):
     base = load_base(tiny_spec(), "cpu")
     base.model.set_attn_implementation(attention)
     rows = build_rows(rendered(batcher(base), episode))
-    with Learner(base, LoraSpec(r=4, lora_alpha=8)) as learner, learner.second_order() if hvp is double_backward else nullcontext():
+    spec = LoraSpec(r=4, lora_alpha=8, layers_to_transform=layers)
+    with Learner(base, spec) as learner, learner.second_order() if again else nullcontext():
         phi, w = random_phi(learner, len(episode)), random_phi(learner, len(episode), seed=1)
         with Counted() as counted:
             hvp(learner.losses, phi, rows, w)
-        assert learner.flops == pytest.approx(counted.total, rel=0.12)
+        # PyTorch's checkpointing leaves out what follows the last tensor that it needs, which is most in a single layer
+        assert learner.flops == pytest.approx(counted.total, rel=0.16 if layers else 0.12)
 
 
 def test_closing_gives_the_plain_layers_back(dense_base):

@@ -11,6 +11,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from headstart.algorithms.hvp import double_backward
 from headstart.algorithms.inner import gradients
+from headstart.model import learner as learner_module
 from headstart.model.base import load_base
 from headstart.model.layers import RematerialisationError
 from headstart.model.learner import Learner, LoraSpec
@@ -62,7 +63,27 @@ def test_second_order_is_plain(base, random_phi, rows, assert_same):
     assert_same(again, plain)
 
 
-@pytest.mark.parametrize("name", ["qwen3", "mistral", "gemma3_text", "gpt2"])
+def test_what_layers_hand_on_beside_their_outputs_keeps_its_gradient(dense_base, random_phi, rows, assert_same, monkeypatch):
+    """As Gemma 3n's layers hand on keys and values: the second layer adds what the first has put into a dict."""
+    layer = type(dense_base.model.model.layers[0])
+    plain = layer.forward
+
+    def forward(self, hidden, *args, shared, **kwargs):
+        found = plain(self, hidden, *args, **kwargs)
+        return found + shared["found"] if "found" in shared else shared.setdefault("found", found)
+
+    monkeypatch.setattr(layer, "forward", forward)
+    inputs = learner_module.model_inputs
+    monkeypatch.setattr(learner_module, "model_inputs", lambda model, rows: {**inputs(model, rows), "shared": {}})
+    kept, again = (first_order(dense_base, choice, random_phi, rows) for choice in (False, True))
+    assert_same(again[1], kept[1], relative=1e-6)
+    upper = replace(SPEC, layers_to_transform=(1,))
+    with Learner(dense_base, upper) as learner:
+        phi = random_phi(learner, rows.tasks)
+        assert torch.equal(learner.losses(phi, rows), learner.losses(phi, rows)), "nothing is taken over"
+
+
+@pytest.mark.parametrize("name", ["qwen3", "mistral", "gemma3_text", "gpt2", "falcon"])
 def test_other_architectures(architecture, random_phi, rows, assert_same, name):
     base = architecture(name)
     plain, again = (first_order(base, choice, random_phi, rows) for choice in (False, True))

@@ -38,6 +38,23 @@ def case(learner, batcher, random_phi, episode):
     return build
 
 
+@pytest.mark.parametrize("forward_mode", [True, False], ids=["forward over reverse", "double backward"])
+@pytest.mark.parametrize("again", [False, True], ids=["kept", "rematerialised"])
+def test_bases_under_pytorchs_attention_too(base, batcher, random_phi, episode, forward_mode, again, monkeypatch):
+    """Its fused kernels have no second derivative in either mode, also where layers are computed again long after the pass."""
+    base.model.set_attn_implementation("sdpa")
+    with Learner(base, LoraSpec(r=4, lora_alpha=8), again) as learner:
+        assert learner.forward_mode
+        monkeypatch.setattr(Learner, "forward_mode", forward_mode)
+        theta = {name: tensor[0] for name, tensor in random_phi(learner, 1).items()}
+        batch = batcher(base).batch(episode)
+        inner = InnerLoop(Sgd(1.0), STEPS, {name: torch.full((STEPS,), 0.05) for name in theta})
+        found = adjoint(learner.losses, theta, batch, replace(inner, hvp=hessian(MamlPhase(algorithm="maml", steps=1), learner)))
+    with Learner(base, LoraSpec(r=4, lora_alpha=8)) as learner:
+        wanted = reference(learner, (theta, batch, inner))
+    assert distance(found.theta, wanted.theta) < 1e-5
+
+
 def reference(learner, case):
     """One graph through everything, kept whole."""
     with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):

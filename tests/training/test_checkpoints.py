@@ -106,11 +106,6 @@ def test_rows_are_laid_out_by_the_checkpoints_costs(stopped, quiet, monkeypatch)
     assert used == [costs]
 
 
-def test_a_checkpoint_from_before_costs_were_kept_is_gone_on_from(stopped, quiet):
-    edit(stopped, lambda about: about.pop("row_costs"))
-    meta_train(stopped, quiet, resume=True)
-
-
 def saved_phases(recipe):
     return json.loads((recipe.run.output_dir / "adapter" / "headstart.json").read_text())["record"]["phases"]
 

@@ -13,7 +13,7 @@ from torch.autograd import forward_ad
 
 from headstart.algorithms.inner import gradients
 from headstart.algorithms.rules import per_task
-from headstart.algorithms.types import HVP, Losses, Tensors
+from headstart.algorithms.types import Losses, Tensors
 
 RELATIVE_STEPS: Mapping[torch.dtype, float] = {torch.float64: 4e-6, torch.float32: 1e-4, torch.bfloat16: 3e-3, torch.float16: 1e-3}
 """How far finite differences move, as a share of the adapters' norm, by the type that the losses are computed in.
@@ -74,13 +74,6 @@ def finite_difference(losses: Losses, phi: Tensors, rows: Any, w: Tensors, relat
     )
     over = torch.where(step > 0, 0.5 / step, torch.zeros_like(step))
     return {name: (ahead[name] - behind[name]) * per_task(over, ahead[name]) for name in phi}
-
-
-HVPS: dict[str, HVP] = {
-    "forward_over_reverse": forward_over_reverse,
-    "double_backward": double_backward,
-    "finite_difference": finite_difference,
-}
 
 
 def _dual(leaf: Tensor, tangent: Tensor | None) -> Tensor:

@@ -52,6 +52,8 @@ class RowAttention:
 
     def _bias(self, bucket: Bucket, dtype: torch.dtype) -> Tensor:
         visible = bucket.visible if self.window is None else bucket.visible & (bucket.ahead < self.window)
+        # filling that saw nothing would have no softmax where all of its scores overflow
+        visible = visible | ~visible.any(-1, keepdim=True)
         bias = torch.zeros(visible.shape, dtype=dtype, device=visible.device)
         return bias.masked_fill_(~visible, max(HIDDEN, torch.finfo(dtype).min))
 
@@ -176,8 +178,9 @@ def _by_products(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, scale: float) ->
 
 
 def _fused(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, scale: float) -> Tensor:
-    found = scaled_dot_product_attention(q.flatten(1, 2), k, v, attn_mask=bias[:, None], scale=scale, enable_gqa=q.shape[2] > 1)
-    return found.view(q.shape)
+    # heads that share keys as further queries: with a mask, PyTorch's kernels for grouped heads keep all probabilities on a GPU
+    mask = bias.repeat(1, q.shape[2], 1)[:, None]
+    return scaled_dot_product_attention(q.flatten(2, 3), k, v, attn_mask=mask, scale=scale).view(q.shape)
 
 
 def _bucket_back(g: Tensor, p: Tensor, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -16,6 +16,13 @@ Order = Literal["value", "gradient", "tangent", "double"]
 """A pass without gradients, a gradient, a gradient with its tangent (forward over reverse), a gradient differentiated in reverse."""
 
 
+BACK: dict[Order, tuple[int, int, int]] = {"gradient": (1, 2, 1), "tangent": (3, 8, 3), "double": (8, 15, 3)}
+"""How often more than once, on its way forth, a product is computed: in the layers that the way back goes through, where one of its
+operands varies and where both do, and in the output layer. A double backward computes layers again in any case."""
+AGAIN: dict[Order, tuple[int, int]] = {"gradient": (1, 1), "tangent": (2, 3), "double": (0, 0)}
+"""And how often more, in such layers, where they are computed again."""
+
+
 @dataclass(frozen=True)
 class PassCost:
     """The multiply-accumulates of one base with LoRA sites, by what they are proportional to.
@@ -36,7 +43,7 @@ class PassCost:
     reached: float = 1.0
     layers: int = 1
 
-    def flops(self, rows: Rows, pairs: int, order: Order = "gradient", skipped: int = 0, again: bool = False) -> int:
+    def flops(self, rows: Rows, pairs: int, order: Order = "gradient", skipped: int = 0, frozen: int = 0, again: bool = False) -> int:
         """Operations of a pass, two a multiply-accumulate.
 
         Going back, a frozen product costs once more (its weights get no gradient); attention and the LoRA factors, where both
@@ -49,22 +56,20 @@ class PassCost:
             pairs: of query and key, in each layer.
             order: what derivative is taken of the losses.
             skipped: how many of the lowest layers are not computed, but taken over.
+            frozen: how many of the lowest layers have nothing in them that a gradient is wanted of.
             again: whether the layers that the way back goes through are computed again there.
         """
-        reached, kept = self.reached, 1 - skipped / self.layers
-        head, lora = self.head * len(rows.targets), self.lora * rows.tokens
-        frozen, attention = self.linear * rows.tokens, self.attention * pairs
-        forth = head + kept * (frozen + attention) + lora
+        kept, reached = 1 - skipped / self.layers, min(self.reached, 1 - frozen / self.layers)
+        head, linear, attention = self.head * len(rows.targets), self.linear * rows.tokens, self.attention * pairs
+        # the sites' layers that are computed, and those that the way back goes through
+        lora, lora_back = (self.lora * rows.tokens * min(1.0, share / self.reached) for share in (kept, reached))
+        forth = head + kept * (linear + attention) + lora
         if order == "value":
             return round(2 * forth)
-        # of products in which one operand varies, and of those in which both do
-        one, both = 2 * head + (kept + reached) * frozen, (kept + 2 * reached) * attention + 3 * lora
-        if order == "double":
-            return round(2 * (4 * head + (5 * kept + 4 * reached) * frozen + 16 / 3 * both))
-        if order == "tangent":
-            more = 2 * reached * frozen + 3 * (reached * attention + lora)
-            return round(2 * (2 * one + 3 * both + again * more))
-        return round(2 * (one + both + again * (reached * (frozen + attention) + lora)))
+        one, both, of_head = BACK[order]
+        if again:
+            one, both = one + AGAIN[order][0], both + AGAIN[order][1]
+        return round(2 * (forth + of_head * head + reached * (one * linear + both * attention) + both * lora_back))
 
 
 def pass_cost(model: nn.Module, adapted: Sequence[str] = (), r: int = 0) -> PassCost:

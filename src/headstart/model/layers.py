@@ -1,5 +1,6 @@
 """Decoder layers under the learner's hand: computed again on the way back, or not at all where nothing below has changed."""
 
+import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -14,7 +15,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from headstart.errors import HeadstartError
 from headstart.model.block_attention import BLOCKS, attention
-from headstart.model.remat import again
+from headstart.model.remat import again, checkpointed
 from headstart.model.sites import LoraSite, Phi, handing
 from headstart.model.twins import asks_for_more, in_forward_mode
 from headstart.tasks.rows import Rows
@@ -97,7 +98,7 @@ class DecoderLayers:
         """Each kind of layer's forward, compiled for any shape; sites and attention stay as they are, and cut it into pieces."""
         if not self.layers:
             raise CompileError("run.compile: the base has no decoder layers that could be compiled; set it to false")
-        if self.device.type == "cpu" and not any(map(shutil.which, COMPILERS)):
+        if self.device.type == "cpu" and not any(map(shutil.which, filter(None, (os.environ.get("CXX"), *COMPILERS)))):
             raise CompileError(f"run.compile: needs a C++ compiler ({', '.join(COMPILERS)}); install one, or set it to false")
         for site in sites:
             site.forward = torch.compiler.disable(site.forward)  # type: ignore[method-assign, no-untyped-call]
@@ -115,12 +116,11 @@ class DecoderLayers:
 
     @contextmanager
     def reusing(self, phi: Phi, rows: Rows) -> Iterator[int]:
-        """Passes of `rows` inside take over what the layers below the first that changes put out before; gives how many those are.
+        """Passes of `rows` inside take over what the frozen layers put out before; gives how many are skipped so.
 
-        Frozen are the layers below the lowest whose adapter wants a gradient or is not the very tensor of the pass before: without
-        ANIL, those below the first site. None are skipped in the pass that finds out what they put out.
+        Taken over is only what was computed with the very tensors of the pass before. None are skipped in the pass that finds out.
         """
-        count = self._frozen(phi)
+        count = self.frozen(phi)
         if not count or not self.plain_outputs:
             yield 0
             return
@@ -136,8 +136,8 @@ class DecoderLayers:
         finally:
             self.reuse = None
 
-    def _frozen(self, phi: Phi) -> int:
-        """How many of the lowest layers have nothing in them that a gradient is wanted of."""
+    def frozen(self, phi: Phi) -> int:
+        """How many of the lowest layers have nothing in them that a gradient is wanted of: where none is, those without sites."""
         if not torch.is_grad_enabled():
             return self.first
         for index, inside in enumerate(self.sites):
@@ -155,22 +155,28 @@ class DecoderLayers:
                 if index == reuse.count:
                     hidden = reuse.hidden = hidden.detach() if reuse.hidden is None else reuse.hidden
             found = self._compute(index, layer, hidden, *args, **kwargs)
-            self.plain_outputs &= isinstance(found, Tensor)
+            self.plain_outputs &= isinstance(found, Tensor) and not any(isinstance(value, dict) for value in kwargs.values())
             return found
 
         return forward
 
     def _compute(self, index: int, layer: nn.Module, hidden: Tensor, *args: Any, **kwargs: Any) -> Any:
-        plain, sites = type(layer).forward, self.sites[index]
+        sites = self.sites[index]
         handed = [site.handed for site in sites.values()]
-        if torch.is_grad_enabled() and not asks_for_more(hidden, *(tensor for pair in handed if pair for tensor in pair)):
-            plain = self.compiled.get(type(layer), plain)
+        phi = [tensor for pair in handed if pair for tensor in pair]
         if not self.active or index < self.first or not torch.is_grad_enabled() or None in handed:
-            return plain(layer, hidden, *args, **kwargs)
+            return self._plain(layer, hidden, *phi)(layer, hidden, *args, **kwargs)
         names = [f"{name}.{part}" for name in sites for part in ("lora_A", "lora_B")]
 
         def run(hidden: Tensor, *phi: Tensor) -> Any:
             with handing(sites, dict(zip(names, phi, strict=True))):
-                return plain(layer, hidden, *args, **kwargs)
+                return self._plain(layer, hidden, *phi)(layer, hidden, *args, **kwargs)
 
-        return again(run, hidden, *(tensor for pair in handed if pair for tensor in pair))
+        # what layers hand on to each other beside their outputs has no gradient where they run without
+        shares = any(isinstance(value, dict) for value in kwargs.values())
+        return (checkpointed if shares else again)(run, hidden, *phi)
+
+    def _plain(self, layer: nn.Module, *inputs: Tensor) -> Any:
+        """The layer's own forward, compiled where a gradient of first order is all that is wanted of it."""
+        own = type(layer).forward
+        return own if not torch.is_grad_enabled() or asks_for_more(*inputs) else self.compiled.get(type(layer), own)

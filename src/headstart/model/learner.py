@@ -15,7 +15,7 @@ from headstart.model.attention import model_inputs, pairs
 from headstart.model.base import Base
 from headstart.model.flops import Order, pass_cost
 from headstart.model.label_loss import LabelLoss
-from headstart.model.layers import CompileError, DecoderLayers, RematerialisationError
+from headstart.model.layers import DecoderLayers
 from headstart.model.sites import Phi, handing, install_sites, remove_sites
 from headstart.model.targets import peft_targets, target_names
 from headstart.model.twins import compute, differentiable_twice, in_forward_mode
@@ -90,7 +90,7 @@ class Learner:
         self.sites = install_sites(base.model, names, spec.scale)
         try:
             self.layers = DecoderLayers(base.model, self.sites, gradient_checkpointing, compiled)
-        except (RematerialisationError, CompileError):
+        except BaseException:
             remove_sites(base.model, self.sites)
             raise
 
@@ -124,7 +124,8 @@ class Learner:
         phi = {name: tensor[None].requires_grad_() for name, tensor in self.fresh_adapter().items()}
         counted = self.flops
         try:
-            with forward_ad.dual_level():
+            # as products are computed: with layers computed again
+            with self.second_order(), forward_ad.dual_level():
                 duals = {name: forward_ad.make_dual(tensor, torch.ones_like(tensor)) for name, tensor in phi.items()}  # type: ignore[no-untyped-call]
                 found = torch.autograd.grad(self.losses(duals, rows).sum(), list(phi.values()))
                 return all(forward_ad.unpack_dual(each).tangent is not None for each in found)  # type: ignore[no-untyped-call]
@@ -179,7 +180,7 @@ class Learner:
         """Logits `(P, V)` at the positions that predict a label; the model's own head computes no others."""
         with handing(self.sites, _by_row(phi, rows)), self.layers.reusing(phi, rows) as skipped:
             order = self._order(phi)
-            self.flops += self.cost.flops(rows, pairs(self.base.model, rows), order, skipped, self.layers.active)
+            self.flops += self.cost.flops(rows, pairs(self.base.model, rows), order, skipped, self.layers.frozen(phi), self.layers.active)
             with differentiable_twice() if order == "tangent" else nullcontext():
                 output = self.base.model(**model_inputs(self.base.model, rows), logits_to_keep=rows.predicts, use_cache=False)
         logits: Tensor = output.logits

@@ -10,32 +10,44 @@ graph alive. In forward mode nothing is differentiated twice, and PyTorch's chec
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from headstart.model.twins import differentiable_twice, in_forward_mode, to_be_differentiated
+from headstart.model.twins import asks_for_more, differentiable_twice, in_forward_mode, to_be_differentiated
 
 Run = Callable[..., tuple[Tensor, ...]]
 
 
 def again(run: Callable[..., Any], *inputs: Tensor) -> Any:
-    """`run(*inputs)`, a tensor or a tuple of tensors, keeping nothing but the inputs for the way back and for that of the way back."""
+    """`run(*inputs)`, keeping nothing but the inputs for the way back and for that of the way back.
+
+    Args:
+        run: gives a tensor, or a tuple of tensors and of what is none.
+        inputs: what its value is differentiated in.
+    """
     if in_forward_mode(*inputs):
-        # no random state to keep: the base is in evaluation mode and has no dropout
-        return checkpoint(run, *inputs, use_reentrant=False, preserve_rng_state=False)
-    single = False
+        return checkpointed(run, *inputs)
+    put_out: list[Any] = []
 
-    def tuple_of(*tensors: Tensor) -> tuple[Tensor, ...]:
-        nonlocal single
+    def tensors_of(*tensors: Tensor) -> tuple[Tensor, ...]:
         found = run(*tensors)
-        single = isinstance(found, Tensor)
-        return (found,) if single else tuple(found)
+        put_out[:] = [found]
+        return tuple(each for each in ((found,) if isinstance(found, Tensor) else found) if isinstance(each, Tensor))
 
-    values = _Again.apply(tuple_of, *inputs)  # type: ignore[no-untyped-call]
-    return values[0] if single else values
+    values = iter(_Again.apply(tensors_of, *inputs))  # type: ignore[no-untyped-call]
+    (found,) = put_out
+    return next(values) if isinstance(found, Tensor) else tuple(next(values) if isinstance(each, Tensor) else each for each in found)
+
+
+def checkpointed(run: Callable[..., Any], *inputs: Tensor) -> Any:
+    """The same by PyTorch, for what `_Again` cannot do; the second run is to be as differentiable as the first."""
+    second = differentiable_twice if asks_for_more(*inputs) else nullcontext
+    # no random state to keep: the base is in evaluation mode and has no dropout
+    return checkpoint(run, *inputs, use_reentrant=False, preserve_rng_state=False, context_fn=lambda: (nullcontext(), second()))
 
 
 class _Again(torch.autograd.Function):

@@ -87,7 +87,9 @@ class _ByHand(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
-        inputs, kept, needed = ctx.saved_tensors[: ctx.count], ctx.saved_tensors[ctx.count :], ctx.needs_input_grad[1:]
+        # asked for once: PyTorch's checkpointing lets go of what it has handed out
+        saved, needed = ctx.saved_tensors, ctx.needs_input_grad[1:]
+        inputs, kept = saved[: ctx.count], saved[ctx.count :]
         if torch.is_grad_enabled():
             return None, *_through_definition(ctx.twin, grads[0], inputs, needed)
         return None, *ctx.twin.backward(grads[0], inputs, kept, needed)

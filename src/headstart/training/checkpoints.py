@@ -120,9 +120,7 @@ def load_newest(folder: Path, device: torch.device | str = "cpu") -> Checkpoint:
     tensors = _read_tensors(newest / "state.safetensors", device, checkpoints)
     try:
         ordered = {name: tensors[name] for name in about["tensors"]}
-        return Checkpoint(
-            _position(about, ordered), Identity(**about["identity"]), about["made_by"], RowCosts(**about.get("row_costs", {}))
-        )
+        return Checkpoint(_position(about, ordered), Identity(**about["identity"]), about["made_by"], RowCosts(**about["row_costs"]))
     except (KeyError, TypeError) as error:
         raise _unreadable(newest / "checkpoint.json", f"incomplete: {error}", checkpoints) from error
 

@@ -16,14 +16,15 @@ from rich.console import Console
 from headstart.adapter.meta_adapter import Adaptation, MetaAdapter
 from headstart.batches import Batcher
 from headstart.files import WriteError, write_atomically, writing
-from headstart.model.base import BaseSpec, base_folder, fingerprint, load_base, load_tokenizer
+from headstart.model.base import Base, BaseSpec, base_folder, fingerprint, load_base, load_tokenizer
 from headstart.model.learner import Learner, LoraSpec
 from headstart.model.row_costs import counted_costs, measured_costs
 from headstart.model.targets import TargetError
 from headstart.progress import meter, say
 from headstart.provenance import provenance
-from headstart.recipe import InnerSection, MultitaskPhase, Recipe
+from headstart.recipe import FRESH_EPS_ROOT, InnerSection, MultitaskPhase, Recipe
 from headstart.tasks.episodes import evaluation_draw, training_episode
+from headstart.tasks.planner import RowCosts
 from headstart.tasks.prepare import prepare_suite, spread
 from headstart.tasks.render import USER_TURN, Renderer
 from headstart.tasks.task import TaskSuite
@@ -128,8 +129,7 @@ class Session:
         if runtime.is_main:
             claim(folder, recipe)
         base = load_base(spec, runtime.device)
-        with runtime.first():
-            costs = stopped.costs if stopped else (measured_costs(base) if section.row_costs == "measured" else counted_costs(base.model))
+        costs = stopped.costs if stopped else row_costs(recipe, base, runtime)
         batcher = Batcher.of(base, renderer, section.layout, section.task_micro_batch, section.max_row_tokens, costs)
         learner = Learner(base, LoraSpec(**recipe.adapter.model_dump()), recipe.run.gradient_checkpointing, recipe.run.compile)
         require_sites(recipe, learner)
@@ -201,12 +201,14 @@ class Session:
         return position.then(position.progress.start, finished=state)
 
     def handed_on(self, state: State, loop: InnerSection) -> State:
-        """The state that the next phase begins with: learned rates stay only for the rule, steps and sites that they were learned with."""
+        """The state that the next phase begins with: learned rates stay only for such a rule, steps and sites as they were learned with."""
         if not loop.steps:
             return state
         before, after = self.adaptation(state), adaptation(loop)
+        # between smooth and nearly sharp, steps are of other sizes
+        smooth = before.eps_root != after.eps_root and max(before.eps_root, after.eps_root) >= FRESH_EPS_ROOT
         same = (before.rule, before.steps, before.target_modules) == (after.rule, after.steps, after.target_modules)
-        return state if same and loop.learn_rates else replace(state, rates={})
+        return state if same and not smooth and loop.learn_rates else replace(state, rates={})
 
     def adaptation(self, state: State) -> Adaptation:
         """How the tasks of a state are adapted to: by the last of its phases that has an inner loop, else as the recipe will."""
@@ -306,6 +308,16 @@ class Session:
         """Print on the first rank."""
         if self.runtime.is_main:
             say(self.console, *lines)
+
+
+def row_costs(recipe: Recipe, base: Base, runtime: Runtime) -> RowCosts:
+    """What rows are laid out by, the same on all ranks: the first rank's measurement, if one is asked for and examples share rows."""
+    if recipe.suite.row_costs == "counted" or not base.packs or recipe.suite.layout == "padded":
+        return counted_costs(base.model)
+    with runtime.first():
+        own = measured_costs(base)
+    linear, quadratic = runtime.of_first([own.linear, own.quadratic])
+    return RowCosts(linear, quadratic, own.blocks)
 
 
 def require_sites(recipe: Recipe, learner: Learner) -> None:

@@ -110,6 +110,17 @@ class Runtime:
         """
         return number if self.ranks == 1 else int(self._reduce(torch.tensor(number, device=self.device), "sum"))
 
+    def of_first(self, numbers: Sequence[float]) -> list[float]:
+        """The first rank's numbers, on all ranks.
+
+        Raises:
+            RunError: another rank is gone.
+        """
+        if self.ranks == 1:
+            return list(numbers)
+        own = torch.tensor(numbers, dtype=torch.float64, device=self.device) * self.is_main
+        return [float(number) for number in self._reduce(own, "sum")]
+
     def track(self, config: Mapping[str, Any]) -> None:
         """Start the trackers, noting scalars with them."""
         self._accelerator.init_trackers("headstart", config=dict(config))
