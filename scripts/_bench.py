@@ -499,4 +499,6 @@ def show(title: str, columns: Mapping[str, str], rows: Sequence[Mapping[str, Any
 def _cell(value: Any) -> str:
     if value is None:
         return "-"
+    if isinstance(value, list):
+        return " to ".join(_cell(each) for each in value)
     return f"{value:.3g}" if isinstance(value, float) else str(value)
