@@ -129,7 +129,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
                 found[of, dtype, way].append(error)
     rows = [{"of": of, "dtype": dtype, "way": way, **over_draws(each)} for (of, dtype, way), each in found.items()]
     show("errors against float32", {key: key for key in ("of", "dtype", "way", "error", "range", "whole_error", "whole_range")}, rows)
-    return document("precision", options, arguments, rows, base=options.base)
+    return document("precision", options, arguments, rows, repeats=options.repeats, base=options.base)
 
 
 if __name__ == "__main__":
