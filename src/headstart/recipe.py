@@ -141,19 +141,15 @@ class ReptilePhase(_Section):
         return self.inner.steps
 
 
-MULTI_STEP_LOSS = Field(
-    0.0,
-    description="share of the phase over which the query losses' weights move from equal after every inner step to the last alone",
-)
+class _MetaPhase(_Section):
+    """What first-order MAML and the exact one share."""
 
-
-class FomamlPhase(_Section):
-    """First-order MAML."""
-
-    algorithm: Literal["fomaml"]
     steps: PositiveInt
     inner: InnerSection = InnerSection()
-    multi_step_loss: Share = MULTI_STEP_LOSS
+    multi_step_loss: Share = Field(
+        0.0,
+        description="share of the phase over which the query losses' weights move from equal after every inner step to the last alone",
+    )
 
     @property
     def loop(self) -> InnerSection:
@@ -166,11 +162,16 @@ class FomamlPhase(_Section):
         return 1
 
 
-class MamlPhase(_Section):
+class FomamlPhase(_MetaPhase):
+    """First-order MAML."""
+
+    algorithm: Literal["fomaml"]
+
+
+class MamlPhase(_MetaPhase):
     """MAML: the exact gradient through the inner loop."""
 
     algorithm: Literal["maml"]
-    steps: PositiveInt
     inner: MamlInnerSection = MamlInnerSection()
     hvp: Literal["exact", "finite_difference"] = Field(
         "exact", description="second derivatives: exact, or from two gradients of first order each, with any attention kernel"
@@ -181,17 +182,6 @@ class MamlPhase(_Section):
     second_order_warmup: Share = Field(
         0.0, description="share of the phase over which the weight of second derivatives rises from 0 to 1; 0: they weigh 1 throughout"
     )
-    multi_step_loss: Share = MULTI_STEP_LOSS
-
-    @property
-    def loop(self) -> InnerSection:
-        """The inner loop."""
-        return self.inner
-
-    @property
-    def minibatches(self) -> int:
-        """One support set for all inner steps."""
-        return 1
 
 
 Phase = Annotated[MultitaskPhase | ReptilePhase | FomamlPhase | MamlPhase, Field(discriminator="algorithm")]

@@ -151,5 +151,5 @@ def test_a_pass_without_rows_is_the_models_own(dense_base):
 def test_what_blocks_do_not_have_is_refused(dense_base):
     rows = ROWS["packed"]
     q, k, v = inputs(rows)
-    with pytest.raises(NotImplementedError, match="softcap"):
+    with pytest.raises(ValueError, match=r"no softcap; call model\.set_attn_implementation"):
         block_attention.attention(None, q, k, v, torch.zeros(1, 1, 1, 1), row_attention=[RowAttention(rows.blocks)], softcap=5.0)

@@ -173,8 +173,10 @@ def _probabilities(q: Tensor, k: Tensor, bias: Tensor, scale: float) -> Tensor:
 
 
 def _by_products(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, scale: float) -> Tensor:
-    p = _probabilities(q, k, bias, scale)
-    return torch.matmul(p.flatten(2, 3), v).view(q.shape)
+    """The definition's: in float32 where the heads are narrower, and rounded once."""
+    wide = torch.promote_types(q.dtype, torch.float32)
+    p = _probabilities(q.to(wide), k.to(wide), bias.to(wide), scale)
+    return torch.matmul(p.flatten(2, 3), v.to(wide)).view(q.shape).to(q.dtype)
 
 
 def _fused(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, scale: float) -> Tensor:
@@ -206,14 +208,16 @@ def attention(
         row_attention: how the rows attend in each kind of layer; the mask's third dimension tells the kind, from 1 on.
 
     Raises:
-        NotImplementedError: the layer wants what attention over blocks does not have, such as soft caps and sinks.
+        ValueError: the layer wants what attention over blocks does not have, such as soft caps and sinks; at load, such a base is
+            found out and keeps its own attention.
     """
     if row_attention is None:
         found: tuple[Tensor, None] = sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
         return found
     unknown = [name for name in ("softcap", "s_aux", "position_bias") if kwargs.get(name) is not None]
     if unknown or attention_mask is None:
-        raise NotImplementedError(f"attention over blocks has no {unknown[0] if unknown else 'layers without a mask'}")
+        lacking = ", ".join(unknown) or "layers that are given no mask"
+        raise ValueError(f"attention over blocks has no {lacking}; call model.set_attn_implementation with 'eager' or 'sdpa'")
     rows = row_attention[attention_mask.shape[2] - 1]
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     if rows.blocks.most_keys > KEPT_KEYS and not asks_for_more(query, key, value):
