@@ -149,8 +149,13 @@ def test_counted_operations_are_those_that_run(tiny_spec, batcher, random_phi, e
         learner.flops = 0
         with Counted() as both:
             gradients(learner.losses, phi, rows)
-        # autograd skips the gradient of the first adapted layer's input, which is some of two layers and more of one
-        assert learner.flops == pytest.approx(both.total, rel=0.09 if layers else 0.05)
+        # the gradient of the first adapted layer's input is wanted of nobody, nor are those of what q, k and v make of it
+        spared = sum(
+            2 * rows.tokens * site.d_in * (site.d_out + learner.spec.r)
+            for name, site in learner.sites.items()
+            if f"layers.{(layers or (0,))[0]}.self_attn" in name and not name.endswith("o_proj")
+        )
+        assert learner.flops == pytest.approx(both.total + spared, rel=0.02)
 
 
 def test_counted_operations_of_an_inner_step_end_where_its_way_back_does(tiny_spec, batcher, random_phi, episode):

@@ -1,16 +1,19 @@
 """Exact second order on a real learner: the adjoint is one unrolled graph, however its products are computed."""
 
+import json
+import shutil
 from dataclasses import replace
 
 import pytest
 import torch
 
 from headstart.algorithms.adjoint import adjoint
-from headstart.algorithms.hvp import finite_difference
-from headstart.algorithms.inner import expand, walk
+from headstart.algorithms.hvp import double_backward, finite_difference, forward_over_reverse
+from headstart.algorithms.inner import expand, gradients, walk
 from headstart.algorithms.rules import Adam, Sgd
 from headstart.algorithms.types import InnerLoop
 from headstart.algorithms.unrolled import unrolled
+from headstart.model.base import BaseSpec, load_base
 from headstart.model.learner import Learner, LoraSpec
 from headstart.recipe import MamlPhase
 from headstart.training.inner import hessian
@@ -173,3 +176,34 @@ def test_upper_layers_alone(base, batcher, random_phi, episode):
         wanted = reference(learner, (theta, batch, inner))
         found = adjoint(learner.losses, theta, batch, replace(inner, hvp=hessian(MamlPhase(algorithm="maml", steps=1), learner)))
     assert distance(found.theta, wanted.theta) < 1e-5
+
+
+def test_a_base_without_forward_mode_takes_double_backward(tiny_folder, tmp_path, batcher, random_phi, episode):
+    """Mish's backward has no forward derivative in PyTorch, and nothing of ours in its place."""
+    folder = tmp_path / "mish"
+    shutil.copytree(tiny_folder, folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "hidden_act": "mish"}))
+    base = load_base(BaseSpec(id="test/mish", source=str(folder), quantization="none", dtype="float32"), "cpu")
+    with Learner(base, LoraSpec(r=4, lora_alpha=8)) as learner:
+        assert not learner.forward_mode
+        theta = {name: tensor[0] for name, tensor in random_phi(learner, 1).items()}
+        batch = batcher(base).batch(episode)
+        inner = InnerLoop(Sgd(1.0), STEPS, {name: torch.full((STEPS,), 0.05) for name in theta})
+        wanted = reference(learner, (theta, batch, inner))
+        found = adjoint(learner.losses, theta, batch, replace(inner, hvp=hessian(MamlPhase(algorithm="maml", steps=1), learner)))
+    assert distance(found.theta, wanted.theta) < 1e-5
+
+
+@pytest.mark.parametrize("hvp", [None, forward_over_reverse, double_backward])
+def test_no_dequantised_weight_is_among_what_a_learner_saves(tiny_spec, batcher, random_phi, episode, hvp):
+    """In a gradient and in both exact products, over the whole model: zero tensors of the shape of a 4-bit layer's weights."""
+    base = load_base(tiny_spec("nf4"), "cpu")
+    rows, shapes = batcher(base).batch(episode).query, []
+    with Learner(base, LoraSpec(r=4, lora_alpha=8)) as learner:
+        phi, w = random_phi(learner, rows.tasks), random_phi(learner, rows.tasks, seed=1)
+        with torch.autograd.graph.saved_tensors_hooks(lambda tensor: shapes.append(tuple(tensor.shape)) or tensor, lambda tensor: tensor):
+            gradients(learner.losses, phi, rows) if hvp is None else hvp(learner.losses, phi, rows, w)
+        weights = {(site.d_out, site.d_in) for site in learner.sites.values()}
+    assert len(shapes) > 100
+    assert not [shape for shape in shapes if shape in weights or shape[::-1] in weights]
