@@ -3,8 +3,10 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 from safetensors.torch import load_file, save_file
@@ -13,7 +15,7 @@ from typer.testing import CliRunner
 from headstart.adapter.meta_adapter import MetaAdapter
 from headstart.algorithms.rules import Adam
 from headstart.algorithms.trail import state_bytes
-from headstart.cli import ARMS, MISTAKE, SPLITS, app, main
+from headstart.cli import ARMS, MISTAKE, SPLITS, STOPPED, app, main
 from headstart.evaluation import arms
 from headstart.model.learner import Learner, LoraSpec
 from headstart.recipe import Recipe
@@ -64,12 +66,65 @@ def data(tmp_path):
 def test_adapt_prints_before_and_after_and_saves(here, run_folder, data, tmp_path):
     done = here("adapt", run_folder / "adapter", "--data", data, "--steps", 2, "--shots", 8, "--output", tmp_path / "out")
     assert done.returncode == 0, done.stderr
-    assert "4 held-back rows" in done.stdout
-    assert "after 2 steps" in done.stdout
+    assert "4 held-out rows" in done.stdout
+    assert "head start, 2 steps" in done.stdout
     assert (tmp_path / "out" / "adapter_model.safetensors").exists()
-    again = here("adapt", run_folder / "adapter", "--data", data, "--output", tmp_path / "out")
+    again = here("adapt", run_folder / "adapter", "--data", data, "--steps", 3, "--shots", 8, "--output", tmp_path / "out")
     assert again.returncode == MISTAKE
     assert "exists already" in again.stderr
+
+
+def test_many_files_are_adapted_together_and_the_bad_one_named(here, run_folder, data, tmp_path):
+    folder = tmp_path / "tenants"
+    folder.mkdir()
+    shutil.copy(data, folder / "good.jsonl")
+    (folder / "empty.jsonl").write_text("")
+    done = here("adapt", run_folder / "adapter", "--data", f"{folder}/*.jsonl", "--steps", 1, "--output", tmp_path / "out")
+    assert done.returncode == MISTAKE
+    assert "1 of 2 files failed, the first empty" in done.stderr
+    assert "failed:" in done.stdout
+    assert (tmp_path / "out" / "good" / "adapter_model.safetensors").exists()
+    (folder / "empty.jsonl").unlink()
+    again = here("adapt", run_folder / "adapter", "--data", folder, "--steps", 1, "--output", tmp_path / "out")
+    assert again.returncode == 0, again.stderr
+    assert "was there" in again.stdout
+
+
+def test_a_killed_adapting_goes_on(run_folder, data, tmp_path):
+    """Ctrl-C while it runs: a message, its exit code, nothing half-written; the same command then finishes."""
+    command = [
+        sys.executable,
+        "-m",
+        "headstart",
+        "adapt",
+        str(run_folder / "adapter"),
+        "--data",
+        str(data),
+        "--steps",
+        "4000",
+        "--no-measure",
+    ]
+    command += ["--output", str(tmp_path / "out")]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=restore_interrupts)
+    deadline = time.monotonic() + 60
+    while not (tmp_path / ".out.lock").exists():
+        assert time.monotonic() < deadline
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+    time.sleep(0.5)
+    process.send_signal(signal.SIGINT)
+    _, told = process.communicate(timeout=60)
+    assert process.returncode == STOPPED, told
+    assert "the same command goes on" in told
+    assert not (tmp_path / "out").exists()
+    (left,) = (tmp_path / ".out.adapting").iterdir()
+    stopped_at = json.loads((left / "fit.json").read_text())["step"]
+    assert stopped_at < 4000
+
+
+def restore_interrupts():
+    """A process started in the background of a shell is born deaf to Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def other_weights(base, folder):
@@ -118,6 +173,10 @@ def mistakes(run_folder, tiny_folder, data, tmp_path):
         "unknown suite": (["evaluate", adapter, "--suite", tmp_path / "gone"], "there is no suite"),
         "missing file": (["adapt", adapter, "--data", tmp_path / "gone.jsonl"], "no such file"),
         "missing column": (["adapt", adapter, "--data", broken], "line 1: `output` is missing"),
+        "steps and epochs": (["adapt", adapter, "--data", data, "--steps", 2, "--epochs", 1], "give one of them"),
+        "steps in words": (["adapt", adapter, "--data", data, "--steps", "few"], "give a whole number, or auto"),
+        "no such pattern": (["adapt", adapter, "--data", f"{tmp_path}/none/*.jsonl"], "a pattern in quotes"),
+        "nothing to answer": (["generate", adapter], "give either --prompt or --file"),
         "too many shots": (["adapt", adapter, "--data", data, "--shots", 12], "lower --shots"),
     }
 

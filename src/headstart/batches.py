@@ -12,9 +12,9 @@ from headstart.model.base import Base
 from headstart.model.probe import trusted_tokens
 from headstart.model.row_costs import counted_costs
 from headstart.tasks.episodes import Draw, Episode
-from headstart.tasks.planner import MAX_ROW_TOKENS, Planner, RowCosts
+from headstart.tasks.planner import MAX_ROW_TOKENS, Planner, RowCosts, Sizes
 from headstart.tasks.render import Renderer
-from headstart.tasks.rows import Layout, Rendered, Rows, build_rows, laid_out_tokens
+from headstart.tasks.rows import Layout, Rendered, Rows, build_rows, laid_out_tokens, row_sizes
 from headstart.tasks.task import Example, Task
 
 PIECE_TOKENS = 4096
@@ -86,7 +86,11 @@ class Batcher:
         support = [
             self._rows([self._alone(draw.task, draw.support[index]) for draw in episode]) for index in range(len(episode[0].support))
         ]
-        return Batch(support, self._rows([self._alone(draw.task, draw.query) for draw in episode]), len(episode))
+        return Batch(support, self.query_rows(episode), len(episode))
+
+    def query_rows(self, episode: Episode) -> Rows:
+        """Query rows, each example with its own answer alone."""
+        return self._rows([self._alone(draw.task, draw.query) for draw in episode])
 
     def ranking_rows(self, episode: Episode) -> Rows:
         """Query rows in which every label of a classification task stands as a candidate answer, the true one first."""
@@ -105,6 +109,11 @@ class Batcher:
             self.renderer.render(task.instruction, [Example(example.input, answer) for answer in mine])
             for example, mine in zip(examples, answers, strict=True)
         ]
+
+    def sizes(self, draw: Draw, ranked: bool = False) -> Sizes:
+        """The tokens of a task's query examples; `ranked` with every label as a candidate answer."""
+        examples = self._candidates(draw.task, draw.query) if ranked else self._alone(draw.task, draw.query)
+        return row_sizes(examples)
 
     def tokens(self, piece: Episode, inner_steps: int) -> int:
         """Tokens that the base computes in `inner_steps` passes over support rows and one over query rows, filling included."""

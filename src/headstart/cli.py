@@ -89,25 +89,93 @@ def meta_train(
 @app.command()
 def adapt(
     adapter: AdapterName,
-    data: Annotated[Path, typer.Option(help="rows of one task: .jsonl or .csv with `input`, `output` and, if any, `instruction`")],
-    steps: Annotated[int, typer.Option(min=0, help="adaptation steps")] = 10,
-    shots: Annotated[int, typer.Option(min=1, help="rows to adapt on; the rest is held back and measured on")] = 16,
-    output: Annotated[Path | None, typer.Option(help="where to save the adapted adapter; adapted/NAME-OF-DATA by default")] = None,
+    data: Annotated[
+        list[str],
+        typer.Option(
+            help="a .jsonl or .csv file of one task, with `input`, `output` and, if any, `instruction`; a folder or a pattern in quotes"
+        ),
+    ],
+    output: Annotated[
+        Path | None, typer.Option(help="the adapter's folder, or of many files the folder of theirs; adapted/NAME-OF-DATA by default")
+    ] = None,
+    steps: Annotated[str | None, typer.Option(help="adaptation steps, or auto, which chooses by held-out loss (the default)")] = None,
+    epochs: Annotated[int | None, typer.Option(help="times through the rows, instead of --steps")] = None,
+    batch_size: Annotated[int, typer.Option(help="rows a step, in as many micro-batches as memory asks for")] = 32,
+    learning_rate: Annotated[float | None, typer.Option(help="AdamW's rate beyond the shipped steps; falls to zero")] = None,
+    early_stopping: Annotated[
+        int | None, typer.Option(help="stop after so many looks without a lower held-out loss; keep the best")
+    ] = None,
+    shots: Annotated[int | None, typer.Option(min=1, help="rows to adapt on; the rest is measured on. All by default")] = None,
+    eval_file: Annotated[Path | None, typer.Option(help="rows to choose by and to measure on")] = None,
+    labels: Annotated[str | None, typer.Option(help="comma-separated labels to rank, or none; noticed by default")] = None,
+    instruction: Annotated[str | None, typer.Option(help="what precedes every input; the rows' own by default")] = None,
+    max_length: Annotated[int | None, typer.Option(min=1, help="the most tokens of a row; as in training by default")] = None,
+    compare: Annotated[bool, typer.Option("--compare", help="tune a fresh LoRA beside it")] = False,
+    measure: Annotated[bool, typer.Option(help="measure before and after")] = True,
+    seed: Annotated[int, typer.Option(help="of the order of rows, folds, and what is held back")] = 0,
     base_source: BaseSource = None,
     allow_base_variant: AllowVariant = False,
 ) -> None:
-    """Fine-tune a meta-adapter on a few rows of your own, and measure on the rest."""
-    from headstart.adapter.held_back import adapt_and_compare
+    """Fine-tune a meta-adapter on rows of your own; one file or many. Run again, it does what is missing."""
+    from headstart.adapting.data import Reading
+    from headstart.adapting.fit import Stopped
+    from headstart.adapting.run import adapt_files
+    from headstart.adapting.settings import Settings, whole_or_auto
 
-    adapt_and_compare(
-        adapter,
-        data,
-        steps=steps,
-        shots=shots,
-        output=output or Path("adapted") / data.stem,
-        console=_console(),
+    settings = Settings(whole_or_auto(steps), epochs, batch_size, learning_rate, early_stopping, compare, measure, seed)
+    try:
+        adapt_files(
+            adapter,
+            data,
+            output=output,
+            reading=Reading(shots, eval_file, _labels(labels), instruction),
+            settings=settings,
+            max_length=max_length,
+            base_source=base_source,
+            allow_base_variant=allow_base_variant,
+            console=_console(),
+        )
+    except Stopped:
+        typer.echo("stopped; what is finished is saved, and the same command goes on with the rest", err=True)
+        raise typer.Exit(STOPPED) from None
+
+
+@app.command()
+def generate(
+    adapters: Annotated[
+        list[str], typer.Argument(help="adapter folders, or shipped ones' names; `base` for none at all", autocompletion=_adapters)
+    ],
+    prompt: Annotated[list[str] | None, typer.Option(help="an input to answer; may be given again")] = None,
+    file: Annotated[Path | None, typer.Option(help="a .jsonl or .csv file with `input`, and an `instruction` if need be")] = None,
+    output: Annotated[Path | None, typer.Option(help="write JSON lines here; printed by default")] = None,
+    instruction: Annotated[str | None, typer.Option(help="what precedes every input; the adapter's own by default")] = None,
+    labels: Annotated[
+        str | None, typer.Option(help="comma-separated labels to choose among, or none; the adapter's own by default")
+    ] = None,
+    max_new_tokens: Annotated[int, typer.Option(help="the most tokens of an answer")] = 64,
+    temperature: Annotated[float, typer.Option(help="0 takes the likeliest token; above, it samples")] = 0.0,
+    top_p: Annotated[float, typer.Option(help="sample among the likeliest tokens of this probability together")] = 1.0,
+    seed: Annotated[int, typer.Option(help="of sampling")] = 0,
+    batch_size: Annotated[int, typer.Option(min=1, help="inputs at once")] = 16,
+    base_source: BaseSource = None,
+    allow_base_variant: AllowVariant = False,
+) -> None:
+    """Answer prompts with one adapter, or with several side by side; a classification gets its labels' probabilities."""
+    from headstart.generating import generate
+    from headstart.model.decode import Sampling
+
+    generate(
+        adapters,
+        prompts=prompt or (),
+        file=file,
+        output=output,
+        instruction=instruction,
+        labels=_labels(labels),
+        sampling=Sampling(max_new_tokens, temperature, top_p, seed),
+        batch_size=batch_size,
         base_source=base_source,
         allow_base_variant=allow_base_variant,
+        console=_console(),
     )
 
 
@@ -172,6 +240,13 @@ def env() -> None:
         typer.echo(f"{name}: {value}")
 
 
+def _labels(text: str | None) -> tuple[str, ...] | None:
+    """Labels from a command line; `none` is no labels."""
+    if text is None:
+        return None
+    return () if text.strip().lower() == "none" else tuple(label.strip() for label in text.split(","))
+
+
 def _console() -> Console:
     """The terminal; a file or pipe has no width of its own and gets one that the tables fit in."""
     return Console(width=None if sys.stdout.isatty() else FILE_WIDTH)
@@ -194,4 +269,4 @@ def _quiet_libraries() -> None:
 
 def _wants_model() -> bool:
     """Whether the command will load a model; the others start without importing transformers."""
-    return bool({"meta-train", "adapt", "evaluate"}.intersection(sys.argv[1:2]))
+    return bool({"meta-train", "adapt", "evaluate", "generate"}.intersection(sys.argv[1:2]))

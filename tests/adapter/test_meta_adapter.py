@@ -261,8 +261,8 @@ def test_another_variant_of_the_base_is_recorded(base, meta, toy_suite, tmp_path
 
 
 def test_rows_that_cannot_be_rendered_are_refused_before_the_base_is_loaded(meta, monkeypatch):
-    monkeypatch.setattr("headstart.adapter.meta_adapter.load_base", lambda *_: pytest.fail("the base was loaded"))
-    with pytest.raises(SuiteError, match="over the limit"):
+    monkeypatch.setattr("headstart.adapting.single.load_base", lambda *_: pytest.fail("the base was loaded"))
+    with pytest.raises(SuiteError, match="take more than 512 tokens"):
         meta.adapt([Example("x" * 9000, "y")])
 
 

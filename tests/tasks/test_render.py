@@ -54,6 +54,41 @@ def test_trained_tokens_are_exactly_the_answer_and_its_end(any_tokenizer):
         assert any_tokenizer.decode(rendered.ids[rendered.answer :]) == f"{example.output}<|im_end|>"
 
 
+@pytest.mark.parametrize("instruction", ["Do this.", "Two\nlines. ", ""])
+def test_a_request_is_an_example_up_to_its_answer(any_tokenizer, instruction):
+    renderer = Renderer(any_tokenizer)
+    examples = [example for example in AWKWARD if instruction or example.input]
+    for example, rendered in zip(examples, renderer.render(instruction, examples), strict=True):
+        assert renderer.prompt(instruction, example.input) == rendered.ids[: rendered.answer]
+        assert renderer.prompt(instruction, f" {example.input}\n") == rendered.ids[: rendered.answer], "examples have no white space around"
+        assert renderer.end_id == rendered.ids[-1]
+        assert renderer.text(rendered.ids[rendered.answer : -1]) == example.output
+
+
+def test_every_builtin_task_asks_as_it_trains(any_tokenizer):
+    renderer = Renderer(any_tokenizer)
+    for task in open_suite("builtin").tasks.values():
+        (rendered,) = renderer.render(task.instruction, task.examples[:1])
+        assert renderer.prompt(task.instruction, task.examples[0].input) == rendered.ids[: rendered.answer]
+        assert renderer.end_id == rendered.ids[-1]
+
+
+def test_a_request_must_ask_something_and_leave_room_for_an_answer(tokenizer):
+    for instruction, text in [("", ""), ("", " \n"), (" ", "")]:
+        with pytest.raises(SuiteError, match="nothing to answer"):
+            Renderer(tokenizer).prompt(instruction, text)
+    length = len(Renderer(tokenizer).prompt("Do this.", "in"))
+    assert len(Renderer(tokenizer, max_length=length + 1).prompt("Do this.", "in")) == length
+    with pytest.raises(SuiteError, match=f"'in' takes {length} tokens, which leaves no room for an answer within the limit of {length}"):
+        Renderer(tokenizer, max_length=length).prompt("Do this.", "in")
+
+
+def test_texts_of_answers_have_no_special_tokens(any_tokenizer):
+    renderer = Renderer(any_tokenizer)
+    (rendered,) = renderer.render("Do this.", [Example("in", "a , b")])
+    assert renderer.text(rendered.ids[rendered.answer :]) == "a , b"
+
+
 def test_default_system_prompt_is_part_of_it(any_tokenizer):
     (rendered,) = Renderer(any_tokenizer).render("Do this.", AWKWARD[:1])
     assert any_tokenizer.decode(rendered.ids).startswith("<|im_start|>system\n")

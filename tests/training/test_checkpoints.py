@@ -14,11 +14,11 @@ import headstart.files
 import headstart.training.checkpoints as checkpoints_module
 import headstart.training.run as run_module
 from headstart.errors import HeadstartError
+from headstart.interrupt import interruptible
 from headstart.model.base import load_base
 from headstart.recipe import load_recipe
 from headstart.training import checkpoints
 from headstart.training.errors import RunError, Stopped
-from headstart.training.interrupt import interruptible
 from headstart.training.run import Session, check_folder, cut_metrics, meta_train
 
 PHASES = (

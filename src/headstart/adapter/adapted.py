@@ -1,27 +1,27 @@
-"""Adapting a meta-adapter to one task, and the plain adapter that comes of it."""
+"""The plain adapter that comes of adapting: evaluated, asked, saved and published without the meta-adapter that it started from."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 from torch import Tensor
 
+from headstart.adapter.card import write_adapted_card
 from headstart.adapter.files import SCHEMA_VERSION, write_peft
-from headstart.adapter.meta_adapter import MetaAdapter
-from headstart.algorithms.inner import expand, walk
-from headstart.algorithms.types import Tensors
-from headstart.batches import Batcher
+from headstart.adapter.hub import push_to_hub
+from headstart.adapter.stored import StoredAdapter, read_adapter
+from headstart.algorithms.inner import expand
 from headstart.files import whole_folder, write_json
-from headstart.model.base import Base
-from headstart.model.learner import Learner
-from headstart.scoring import Metrics, measure
+from headstart.model.base import Base, load_base
+from headstart.model.decode import Sampling, decode
+from headstart.model.learner import LoraSpec
+from headstart.passes import passes_over
+from headstart.scoring import Answer, Metrics
 from headstart.tasks.episodes import Draw
-from headstart.tasks.render import USER_TURN, Renderer
-from headstart.tasks.task import Example, Task
-
-MINIBATCH = 32
-"""More support examples than this are gone through in minibatches, one a step."""
+from headstart.tasks.render import DEFAULT_MAX_LENGTH, USER_TURN
+from headstart.tasks.sources import Row, as_examples
+from headstart.tasks.task import Example, SuiteError, Task
 
 
 @dataclass(frozen=True)
@@ -30,65 +30,157 @@ class AdaptedAdapter:
 
     Args:
         phi: `SITE.lora_A` `(r, d_in)` and `SITE.lora_B` `(d_out, r)`, without task axis.
-        source: the meta-adapter it started from.
+        lora: rank, alpha and targets.
         base: the loaded base.
         instruction: the task's instruction, part of every request.
         labels: the task's labels, if it is a classification.
         steps: how many steps it took.
-        history: mean support loss before each step.
+        history: mean loss of each step's rows before the step.
+        max_length: the most tokens that one example may take.
+        base_variant_of: source and fingerprint of the weights that the meta-adapter was trained on, where they are others.
+        record: how it was made: the rule, the meta-adapter it came from, settings and results; written to `headstart.json`.
     """
 
     phi: Mapping[str, Tensor]
-    source: MetaAdapter
+    lora: LoraSpec
     base: Base
-    instruction: str
+    instruction: str = ""
     labels: tuple[str, ...] = ()
     steps: int = 0
-    history: tuple[float, ...] = field(default=())
+    history: tuple[float, ...] = ()
+    max_length: int = DEFAULT_MAX_LENGTH
+    base_variant_of: Mapping[str, str] | None = None
+    record: Mapping[str, Any] = field(default_factory=dict)
 
-    def evaluate(self, examples: Sequence[Example]) -> Metrics:
-        """Loss and accuracy on examples of the task; see `Metrics` for what they mean."""
-        task = Task("evaluated", self.instruction, tuple(examples), cluster="user", labels=self.labels)
-        batcher = Batcher.of(self.base, Renderer(self.base.tokenizer, self.source.max_length))
-        with Learner(self.base, self.source.lora) as learner:
-            return measure(learner, expand(self.phi, 1), (Draw(task, (), task.examples),), batcher)[0]
+    @classmethod
+    def from_pretrained(
+        cls, folder: str | Path, *, base: Base | None = None, base_source: str | None = None, allow_base_variant: bool = False
+    ) -> "AdaptedAdapter":
+        """Load what `save_pretrained` wrote, a meta-adapter as it is, or any plain PEFT LoRA.
+
+        Args:
+            folder: an adapter folder, or a shipped adapter's name.
+            base: a loaded base; loaded as the adapter says where None.
+            base_source: where the base's weights come from, if not as the adapter says.
+            allow_base_variant: accept other weights of the same base.
+
+        Raises:
+            AdapterError: there is none, or it is broken, or the base is not its own.
+            BaseError: the base cannot be loaded.
+        """
+        stored = read_adapter(folder)
+        base = base or load_base(stored.base_from(base_source))
+        stored.require_base(base, allow_base_variant)
+        return cls.of(stored, base)
+
+    @classmethod
+    def of(cls, stored: StoredAdapter, base: Base) -> "AdaptedAdapter":
+        """A stored adapter on its base."""
+        told = {each.name: getattr(stored, each.name) for each in fields(cls) if each.name not in ("phi", "base")}
+        return cls(phi={name: tensor.to(base.device) for name, tensor in stored.phi.items()}, base=base, **told)
+
+    def evaluate(self, rows: Iterable[Row]) -> Metrics:
+        """Loss and accuracy on rows of the task; see `Metrics` for what they mean.
+
+        Args:
+            rows: examples, or mappings with `input` and `output`.
+
+        Raises:
+            SuiteError: no rows, or one that cannot be rendered, or an output that is none of the labels.
+        """
+        return Metrics.of(self._answers(Task("evaluated", self.instruction, as_examples(rows), cluster="user", labels=self.labels)))
+
+    def generate(
+        self,
+        inputs: str | Sequence[str],
+        *,
+        max_new_tokens: int = 64,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        seed: int = 0,
+    ) -> list[str]:
+        """What the adapter writes for each input, behind the task's instruction; all inputs in one batch.
+
+        Args:
+            inputs: one or more.
+            max_new_tokens: the most tokens of an answer.
+            temperature: 0 always takes the likeliest token; above, it samples.
+            top_p: samples among the likeliest tokens that together have this probability.
+            seed: of sampling.
+
+        Raises:
+            SuiteError: an input is empty or too long.
+            DecodeError: a setting is out of range.
+        """
+        sampling = Sampling(max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed)
+        with passes_over(self.base, self.lora, self.max_length) as passes:
+            renderer = passes.batcher.renderer
+            prompts = [renderer.prompt(self.instruction, text) for text in ([inputs] if isinstance(inputs, str) else inputs)]
+            written = decode(passes.learner, expand(self.phi, 1), [prompts], renderer.end_id, sampling)[0]
+        return [renderer.text(tokens) for tokens in written]
+
+    def classify(self, inputs: str | Sequence[str]) -> list[dict[str, float]]:
+        """For each input label -> probability, the likeliest first: the labels' likelihoods, end token included, normalised.
+
+        Raises:
+            SuiteError: the adapter has no labels, or an input is too long.
+        """
+        if not self.labels:
+            raise SuiteError("the adapter has no labels to choose from; adapt with `labels`, or use `generate`")
+        texts = [inputs] if isinstance(inputs, str) else list(inputs)
+        # which label stands as its answer has no bearing on the labels' probabilities
+        first = {text.strip(): Example(text, self.labels[0]) for text in texts}
+        task = Task("asked", self.instruction, tuple(first.values()), cluster="user", labels=self.labels)
+        found = dict(zip(first, self._answers(task), strict=True))
+        return [likeliest_first(found[text.strip()].probabilities) for text in texts]
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write a plain PEFT adapter, and beside it a `headstart.json` that says where it came from; whole or not at all."""
+        """Write a plain PEFT adapter, and beside it a `headstart.json` that says where it came from, and a card; whole or not at all."""
         with whole_folder(Path(folder)) as fresh:
-            write_peft(fresh, self.phi, self.source.lora, self.source.base.id, self.source.base.revision)
-            about = {
-                "schema_version": SCHEMA_VERSION,
-                "kind": "adapted_adapter",
-                "base": {**asdict(self.base.spec), "fingerprint": self.base.fingerprint},
-                "base_variant_of": self.source.variant(self.base),
-                "lora": asdict(self.source.lora),
-                "adaptation": asdict(self.source.adaptation),
-                "steps": self.steps,
-                "instruction": self.instruction,
-                "user_turn": USER_TURN,
-                "source": dict(self.source.record),
-            }
-            write_json(fresh / "headstart.json", about)
+            self.write(fresh)
+
+    def write(self, folder: Path) -> None:
+        """Write the files into a folder that is there."""
+        write_peft(folder, self.phi, self.lora, self.base.spec.id, self.base.spec.revision)
+        about = self.about()
+        write_json(folder / "headstart.json", about)
+        write_adapted_card(folder, about)
+
+    def about(self) -> dict[str, Any]:
+        """The content of `headstart.json`."""
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "kind": "adapted_adapter",
+            "base": {**asdict(self.base.spec), "fingerprint": self.base.fingerprint},
+            "lora": asdict(self.lora),
+            "steps": self.steps,
+            "history": list(self.history),
+            "instruction": self.instruction,
+            "labels": list(self.labels),
+            "max_length": self.max_length,
+            "user_turn": USER_TURN,
+            "base_variant_of": self.base_variant_of,
+            "record": dict(self.record),
+        }
+
+    def push_to_hub(self, repo_id: str, *, private: bool = False, token: str | None = None) -> str:
+        """Publish what `save_pretrained` writes to a repository of the model hub, made if need be; gives its address.
+
+        Args:
+            repo_id: `OWNER/NAME`.
+            private: make it private where it is made.
+            token: of the hub; the one that `hf auth login` stored where None.
+
+        Raises:
+            HubError: nothing was uploaded; the message says why.
+        """
+        return push_to_hub(self.save_pretrained, repo_id, private=private, token=token)
+
+    def _answers(self, task: Task) -> list[Answer]:
+        with passes_over(self.base, self.lora, self.max_length) as passes:
+            return passes.answers(expand(self.phi, 1), [Draw(task, (), task.examples)])[0]
 
 
-def adapt(source: MetaAdapter, task: Task, steps: int, base: Base, seed: int) -> AdaptedAdapter:
-    """Take `steps` steps from a meta-adapter on all examples of a task; `MetaAdapter.adapt` checks and fills in what it is given."""
-    batch = Batcher.of(base, Renderer(base.tokenizer, source.max_length)).batch(
-        (Draw(task, minibatches(task.examples, seed), task.examples[:1]),)
-    )
-    history = []
-    with Learner(base, source.lora) as learner:
-        phi: Tensors = expand(source.initial(learner), 1)
-        for step in walk(learner.losses, phi, batch.support, source.adaptation.build(), source.schedule(learner), steps):
-            history.append(float(step.losses))
-            phi = step.phi
-    adapted = {name: tensor[0] for name, tensor in phi.items()}
-    return AdaptedAdapter(adapted, source, base, task.instruction, task.labels, steps, tuple(history))
-
-
-def minibatches(examples: Sequence[Example], seed: int) -> tuple[tuple[Example, ...], ...]:
-    """All examples at once while they are few, else shuffled minibatches of equal size, at most 32 each."""
-    count = -(-len(examples) // MINIBATCH)
-    order = np.random.default_rng([0x61646170, seed]).permutation(len(examples)) if count > 1 else np.arange(len(examples))
-    return tuple(tuple(examples[int(index)] for index in part) for part in np.array_split(order, count))
+def likeliest_first(probabilities: Mapping[str, float]) -> dict[str, float]:
+    """Labels in the order of their probabilities."""
+    return dict(sorted(probabilities.items(), key=lambda item: -item[1]))

@@ -78,6 +78,60 @@ def write_card(folder: Path, about: Mapping[str, Any]) -> None:
     write_atomically(folder / "README.md", text.encode())
 
 
+_ADAPTED = """---
+{front}
+---
+
+# {title}
+
+A LoRA adapter of `{base}` for one task, adapted with headstart in {steps} steps on {rows} examples. It is a plain PEFT adapter:
+
+    from peft import PeftModel
+    model = PeftModel.from_pretrained(base_model, "THIS_FOLDER")
+
+## Use
+
+The user's turn of the chat is `{user_turn}`, through the base's own chat template, where the instruction is
+
+    {instruction}
+
+{labels}{measured}
+## Weights
+
+Adapted on the weights of `{base}` loaded from `{source}` (fingerprint `{fingerprint}`), quantisation `{quantization}`, `{dtype}`.
+{variant}"""
+
+
+def write_adapted_card(folder: Path, about: Mapping[str, Any]) -> None:
+    """Write the `README.md` of an adapter that was adapted to one task, from what `headstart.json` says."""
+    base, record = about["base"], about["record"]
+    text = _ADAPTED.format(
+        front=_front_matter(base["id"]),
+        title=folder.name if not record.get("name") else record["name"],
+        base=base["id"],
+        steps=about["steps"],
+        rows=record.get("rows", "?"),
+        user_turn=about["user_turn"].replace("\n", "\\n") if about["instruction"] else "{input}",
+        instruction=about["instruction"].replace("\n", "\n    ") or "(there is none)",
+        labels=f"It answers with one of: {', '.join(about['labels'])}.\n" if about["labels"] else "",
+        measured=_measured(record.get("results", {}).get("measured")),
+        **{key: base[key] for key in ("source", "fingerprint", "quantization", "dtype")},
+        variant=_BUNDLED if base["source"] == "bundled" else "",
+    )
+    write_atomically(folder / "README.md", text.encode())
+
+
+def _measured(measured: Mapping[str, Any] | None) -> str:
+    """What was measured before and after, or nothing."""
+    if not measured:
+        return ""
+    sides = "".join(
+        f"| {name} | {side['steps']} | {side['loss']:.3f} | {side['accuracy']:.1%} |\n" for name, side in measured["sides"].items()
+    )
+    head = f"| | steps | loss | accuracy ({measured['accuracy']}) |\n| --- | --- | --- | --- |\n"
+    return f"\n## Measured\n\nOn {measured['how']}.\n\n{head}{sides}"
+
+
 def _front_matter(base: str) -> str:
     data = ModelCardData(base_model=base, library_name="peft", tags=["headstart", "lora", "meta-learning"], pipeline_tag="text-generation")
     return str(data.to_yaml())

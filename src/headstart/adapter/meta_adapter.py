@@ -15,14 +15,16 @@ from torch import Tensor
 from headstart.adapter.card import write_card
 from headstart.adapter.files import SCHEMA_VERSION, from_json, read_json, read_peft, read_rates, write_peft
 from headstart.adapter.header import AdapterError
+from headstart.adapter.hub import push_to_hub
 from headstart.algorithms.rules import Adam, Rule, Sgd
 from headstart.files import whole_folder, write_json
-from headstart.model.base import Base, BaseSpec, load_base, load_tokenizer
+from headstart.model.base import Base, BaseSpec
 from headstart.model.learner import Learner, LoraSpec
 from headstart.model.targets import ALL_LINEAR, matching
 from headstart.shipped import by_name, shipped_adapters
-from headstart.tasks.render import DEFAULT_MAX_LENGTH, Renderer
-from headstart.tasks.task import Example, Task
+from headstart.tasks.render import DEFAULT_MAX_LENGTH
+from headstart.tasks.sources import Row, as_examples
+from headstart.tasks.task import Task
 
 if TYPE_CHECKING:
     from headstart.adapter.adapted import AdaptedAdapter
@@ -108,7 +110,7 @@ class MetaAdapter:
         folder = adapter_folder(folder)
         about = read_about(folder / "headstart.json")
         theta, lora, base_id = read_peft(folder)
-        _require_agreement(folder, about, lora, base_id)
+        require_agreement(folder, about.base.id, about.lora, lora, base_id)
         rates_file = folder / "rates.safetensors"
         if about.learned_rates != rates_file.exists():
             raise AdapterError(
@@ -131,44 +133,69 @@ class MetaAdapter:
 
     def adapt(
         self,
-        examples: Sequence[Example],
+        rows: Iterable[Row],
         *,
         instruction: str = "",
-        labels: tuple[str, ...] = (),
-        steps: int | None = None,
+        labels: Sequence[str] = (),
+        steps: int | Literal["auto"] | None = None,
+        epochs: int | None = None,
+        batch_size: int = 32,
+        learning_rate: float | None = None,
+        eval_rows: Iterable[Row] = (),
+        early_stopping: int | None = None,
+        max_length: int | None = None,
         base: Base | None = None,
         allow_base_variant: bool = False,
         seed: int = 0,
     ) -> "AdaptedAdapter":
-        """Fine-tune from here on a task's examples, with the rule and rates this was learned with.
+        """Fine-tune from here on a task's rows, with the rule and rates this was learned with.
 
-        Past the trained steps the last rates go on. Deterministic in its arguments.
+        Past the trained steps the last rates go on, or AdamW at `learning_rate`. Deterministic in its arguments.
 
         Args:
-            examples: the task's support examples, distinct in their inputs.
+            rows: examples, or mappings with `input` and `output`; of repeated inputs the first counts.
             instruction: what precedes every input.
             labels: all possible outputs, if the task is a classification.
-            steps: how many steps; as many as in training where None, 0 for the initialisation itself.
+            steps: how many steps; as many as in training where neither this nor `epochs` is given, 0 for the initialisation itself.
+                `auto` chooses by the loss of `eval_rows`, or where there are none by that of rows held out of training: by
+                cross-fitting below 64 rows, after which all rows train, else of a tenth of the rows.
+            epochs: how many times through the rows, instead of `steps`; the rate then falls linearly to zero.
+            batch_size: rows a step, computed in as many micro-batches as memory asks for.
+            learning_rate: AdamW's rate beyond the trained steps; falls linearly to zero.
+            eval_rows: rows that are not trained on, for `auto` and early stopping.
+            early_stopping: stop after so many looks at the held-out loss without an improvement, and keep the best.
+            max_length: the most tokens of a row; as in training, or 512 where that is more, if None.
             base: a loaded base; loaded as the adapter says where None.
             allow_base_variant: accept other weights of the same base.
-            seed: orders the minibatches where there are more than 32 examples.
+            seed: of the order of minibatches, and of what is held out.
 
         Raises:
-            AdapterError: the base is not the adapter's, or `steps` is negative.
-            SuiteError: no examples, or one that cannot be rendered.
+            AdapterError: the base is not the adapter's.
+            AdaptError: a setting is out of range, or training diverged.
+            SuiteError: no rows, or one that cannot be rendered or is too long.
         """
-        from headstart.adapter.adapted import adapt
+        from headstart.adapting.settings import Settings
+        from headstart.adapting.single import adapt
 
-        steps = self.adaptation.steps if steps is None else steps
-        if steps < 0:
-            raise AdapterError(f"steps is {steps}; give 0 or more")
-        task = Task("adapted", instruction, tuple(examples), cluster="user", labels=labels)
-        if base is None:
-            # rendered here for its errors, before the weights are loaded
-            Renderer(load_tokenizer(self.base), self.max_length).render(instruction, task.examples)
-            base = load_base(self.base)
-        self.require_base(base, allow_base_variant)
-        return adapt(self, task, steps, base, seed)
+        if steps is None and epochs is None:
+            steps = self.adaptation.steps
+        settings = Settings(steps, epochs, batch_size, learning_rate, early_stopping, measure=False, seed=seed)
+        task = Task("adapted", instruction, as_examples(rows), cluster="user", labels=tuple(labels))
+        held = as_examples(eval_rows)
+        return adapt(self, task, held, settings, max_length or self.max_length, base, allow_base_variant)
+
+    def push_to_hub(self, repo_id: str, *, private: bool = False, token: str | None = None) -> str:
+        """Publish what `save_pretrained` writes to a repository of the model hub, made if need be; gives its address.
+
+        Args:
+            repo_id: `OWNER/NAME`.
+            private: make it private where it is made.
+            token: of the hub; the one that `hf auth login` stored where None.
+
+        Raises:
+            HubError: nothing was uploaded; the message says why.
+        """
+        return push_to_hub(self.save_pretrained, repo_id, private=private, token=token)
 
     def about(self) -> dict[str, Any]:
         """The content of `headstart.json`."""
@@ -271,14 +298,7 @@ def read_about(path: Path) -> About:
     if not path.exists() and (path.parent / "adapter_config.json").exists():
         raise AdapterError(f"{path}: no such file; this is a plain PEFT adapter, and only what `headstart meta-train` saved can be adapted")
     content = read_json(path)
-    version = content.get("schema_version")
-    if type(version) is not int or version < 1:
-        raise AdapterError(f"{path}: schema_version: expected a whole number, got {version!r}; headstart did not write this file")
-    if version > SCHEMA_VERSION:
-        raise AdapterError(
-            f"{path}: written by a newer headstart (schema {version}, this one reads up to {SCHEMA_VERSION}); "
-            "run `pip install --upgrade headstart`"
-        )
+    require_version(content, path)
     if content.get("kind") == "adapted_adapter":
         raise AdapterError(f"{path}: an adapter adapted to one task; give the meta-adapter it came from")
     for section, keys in NEEDED.items():
@@ -289,12 +309,32 @@ def read_about(path: Path) -> About:
     return from_json(About, content, path)
 
 
-def _require_agreement(folder: Path, about: About, lora: LoraSpec, base_id: str) -> None:
-    """See that PEFT's configuration and our record tell of one adapter; stock PEFT goes by the first alone."""
-    if base_id != about.base.id:
-        raise AdapterError(f"{folder}: adapter_config.json names the base {base_id!r}, headstart.json {about.base.id!r}; one was changed")
+def require_version(content: Mapping[str, Any], path: Path) -> None:
+    """See that this version reads what a `headstart.json` holds.
+
+    Raises:
+        AdapterError: it was written by a newer one, or by something else.
+    """
+    version = content.get("schema_version")
+    if type(version) is not int or version < 1:
+        raise AdapterError(f"{path}: schema_version: expected a whole number, got {version!r}; headstart did not write this file")
+    if version > SCHEMA_VERSION:
+        raise AdapterError(
+            f"{path}: written by a newer headstart (schema {version}, this one reads up to {SCHEMA_VERSION}); "
+            "run `pip install --upgrade headstart`"
+        )
+
+
+def require_agreement(folder: Path, recorded_base: str, recorded_lora: Mapping[str, Any], lora: LoraSpec, base_id: str) -> None:
+    """See that PEFT's configuration and our record tell of one adapter; stock PEFT goes by the first alone.
+
+    Raises:
+        AdapterError: they name another base, or another rank, alpha or targets.
+    """
+    if base_id != recorded_base:
+        raise AdapterError(f"{folder}: adapter_config.json names the base {base_id!r}, headstart.json {recorded_base!r}; one was changed")
     said = json.loads(json.dumps(asdict(lora)))
     for key, value in said.items():
-        recorded = about.lora.get(key, value)
+        recorded = recorded_lora.get(key, value)
         if recorded != value and not (isinstance(recorded, list) and isinstance(value, list) and sorted(recorded) == sorted(value)):
             raise AdapterError(f"{folder}: {key} is {value} in adapter_config.json and {recorded} in headstart.json; one was changed")

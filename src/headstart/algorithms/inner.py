@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from headstart.algorithms.rules import Moments, Rule
+from headstart.algorithms.rules import Moments, Rule, per_task
 from headstart.algorithms.types import Losses, Tensors
 
 
@@ -67,6 +67,11 @@ def rate_at(rate: Tensor, step: int) -> Tensor:
     return rate[min(step, len(rate) - 1)]
 
 
+def moved(phi: Tensors, direction: Tensors, rates: Tensors) -> dict[str, Tensor]:
+    """The adapters after a step in a direction; rates are `()`, or `(T,)` where every task has its own, of the tensors that adapt."""
+    return {**phi, **{name: phi[name] - per_task(rate, phi[name]) * direction[name] for name, rate in rates.items()}}
+
+
 def walk(losses: Losses, phi: Tensors, support: Sequence[Any], rule: Rule, rates: Mapping[str, Tensor], steps: int) -> Iterator[Step]:
     """Take `steps` inner steps from `phi`, yielding each.
 
@@ -88,6 +93,5 @@ def go_on(losses: Losses, state: State, support: Sequence[Any], rule: Rule, rate
     for index in steps:
         values, found = gradients(losses, state.phi, support[index % len(support)], rates)
         direction, memory = rule.direction(found, state.memory)
-        moved = {name: state.phi[name] - rate_at(rate, index) * direction[name] for name, rate in rates.items()}
-        state = State({**state.phi, **moved}, memory)
+        state = State(moved(state.phi, direction, {name: rate_at(rate, index) for name, rate in rates.items()}), memory)
         yield Step(values, found, direction, state)

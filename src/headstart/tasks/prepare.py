@@ -29,7 +29,7 @@ def leave_out_long(suite: TaskSuite, renderer: Renderer, needed: int) -> tuple[T
     """
     tasks, notes = {}, []
     for name, task in suite.tasks.items():
-        kept = _fitting(task, renderer)
+        kept = fitting(task, renderer)
         if len(kept) < len(task.examples):
             gone = len(task.examples) - len(kept)
             notes.append(f"{name}: {gone} of {len(task.examples)} examples over {renderer.max_length} tokens left out")
@@ -46,7 +46,7 @@ def leave_out_long(suite: TaskSuite, renderer: Renderer, needed: int) -> tuple[T
     return replace(suite, tasks=tasks, splits=splits), notes
 
 
-def _fitting(task: Task, renderer: Renderer) -> list[Example]:
+def fitting(task: Task, renderer: Renderer) -> list[Example]:
     """The examples that fit, whichever of the task's labels answers them: ranking renders every label."""
     if not task.labels:
         return renderer.fitting(task.instruction, task.examples)

@@ -4,18 +4,26 @@ Nothing is ever tokenised in parts and joined, so no token can differ from what 
 """
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 from headstart.tasks.rows import Rendered
 from headstart.tasks.task import Example, SuiteError
 
 DEFAULT_MAX_LENGTH = 512
+CACHED = 20_000
+"""So many renderings are kept; the oldest go first."""
+PART = 1000
 USER_TURN = "{instruction}\n{input}"
 
 
 def user_turn(instruction: str, text: str) -> str:
     """The user's message for one input: the instruction, a line end, the input; the input alone without an instruction."""
     return USER_TURN.format(instruction=instruction, input=text) if instruction and text else instruction or text
+
+
+def _user(instruction: str, text: str) -> dict[str, str]:
+    return {"role": "user", "content": user_turn(instruction, text)}
 
 
 class Renderer:
@@ -52,6 +60,8 @@ class Renderer:
         for example, rendered in zip(missing, self._render(instruction, missing), strict=True):
             self._cache[instruction, example.input, example.output] = rendered
         found = [self._cache[instruction, example.input, example.output] for example in examples]
+        while len(self._cache) > CACHED:
+            del self._cache[next(iter(self._cache))]
         for example, rendered in zip(examples, found, strict=True):
             if len(rendered.ids) > self.max_length:
                 raise SuiteError(
@@ -60,10 +70,42 @@ class Renderer:
                 )
         return found
 
+    def prompt(self, instruction: str, text: str) -> tuple[int, ...]:
+        """The ids of the request that a client sends for one input, without the white space around it: an example's up to its answer.
+
+        Raises:
+            SuiteError: there is neither instruction nor input, or no room for an answer within `max_length`.
+        """
+        text = text.strip()
+        if not user_turn(instruction, text).strip():
+            raise SuiteError("there is nothing to answer: the instruction and the input are empty")
+        ids = self.tokenizer(self._request(instruction, text), add_special_tokens=False)["input_ids"]
+        if len(ids) >= self.max_length:
+            raise SuiteError(
+                f"the request with input {text[:60]!r} takes {len(ids)} tokens, which leaves no room for an answer within the limit of "
+                f"{self.max_length}; shorten the input"
+            )
+        return tuple(ids)
+
+    @cached_property
+    def end_id(self) -> int:
+        """The id of the token that ends an answer.
+
+        Raises:
+            SuiteError: the template cannot be trained on, as in `render`.
+        """
+        return self._render("", [Example("a", "a")])[0].ids[-1]
+
+    def text(self, ids: Sequence[int]) -> str:
+        """What the ids of an answer say, without special tokens, as servers give it back."""
+        return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
+
     def fitting(self, instruction: str, examples: Sequence[Example]) -> list[Example]:
         """The examples that render within `max_length` tokens."""
-        rendered = self._render(instruction, examples)
-        return [example for example, one in zip(examples, rendered, strict=True) if len(one.ids) <= self.max_length]
+        # a part at a time, since a hundred thousand renderings need not be there at once
+        parts = (examples[start : start + PART] for start in range(0, len(examples), PART))
+        sized = ((example, len(one.ids)) for part in parts for example, one in zip(part, self._render(instruction, part), strict=True))
+        return [example for example, tokens in sized if tokens <= self.max_length]
 
     def tokens(self, instruction: str, example: Example) -> int:
         """The number of tokens of one rendered example, whatever the limit."""
@@ -81,12 +123,16 @@ class Renderer:
             )
         ]
 
+    def _request(self, instruction: str, text: str) -> str:
+        """The templated text up to where an answer starts."""
+        found: str = self.tokenizer.apply_chat_template([_user(instruction, text)], tokenize=False, add_generation_prompt=True)
+        return found
+
     def _conversation(self, instruction: str, example: Example) -> tuple[str, int]:
         """The templated text and the character at which the answer starts."""
-        user = {"role": "user", "content": user_turn(instruction, example.input)}
         assistant = {"role": "assistant", "content": example.output}
-        prompt: str = self.tokenizer.apply_chat_template([user], tokenize=False, add_generation_prompt=True)
-        text: str = self.tokenizer.apply_chat_template([user, assistant], tokenize=False)
+        prompt = self._request(instruction, example.input)
+        text: str = self.tokenizer.apply_chat_template([_user(instruction, example.input), assistant], tokenize=False)
         if not text.startswith(prompt + example.output):
             raise SuiteError(
                 f"the chat template does not put the answer {example.output[:60]!r} right behind its generation prompt; "

@@ -4,13 +4,16 @@ import csv
 import hashlib
 import io
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from headstart.tasks.builtin import builtin_suite
 from headstart.tasks.task import Example, SuiteError, Task, TaskSuite
+
+Row = Example | Mapping[str, Any]
+"""An example, or a mapping with `input` and `output`."""
 
 
 def open_suite(source: str) -> TaskSuite:
@@ -49,16 +52,34 @@ def read_examples(path: Path | str) -> list[tuple[str, Example]]:
     Raises:
         SuiteError: no such file, another ending, or a malformed row; the message names the file and line.
     """
+    return [(text_of(row, "instruction", where, default=""), _example(row, where)) for where, row in read_rows(path)]
+
+
+def read_rows(path: Path | str) -> list[tuple[str, Mapping[str, Any]]]:
+    """Read (place, row) pairs of a `.jsonl` or `.csv` file, whatever the rows' columns.
+
+    Raises:
+        SuiteError: no such file, another ending, no rows, or one that is no row; the message names the file and line.
+    """
     path = Path(path)
     readers = {".jsonl": _json_lines, ".csv": _csv_rows}
     if path.suffix not in readers:
         raise SuiteError(f"{path}: cannot read {path.suffix or 'a file without an ending'!r}; give a .jsonl or .csv file")
     if not path.is_file():
         raise SuiteError(f"{path}: no such file")
-    pairs = [(_text(row, "instruction", where, default=""), _example(row, where)) for where, row in readers[path.suffix](path)]
-    if not pairs:
+    rows = list(readers[path.suffix](path))
+    if not rows:
         raise SuiteError(f"{path}: the file has no rows")
-    return pairs
+    return rows
+
+
+def text_of(row: Mapping[str, Any], column: str, where: str, default: str | None = None) -> str:
+    """A row's text in a column; raises a `SuiteError` that names the place where there is none and no default, or where it is no text."""
+    value = row.get(column, default)
+    if not isinstance(value, str):
+        fault = "is missing" if value is None else f"is {type(value).__name__}, not text"
+        raise SuiteError(f"{where}: `{column}` {fault}; columns found: {', '.join(map(str, row))}")
+    return value
 
 
 def read_task(path: Path | str) -> Task:
@@ -71,10 +92,32 @@ def read_task(path: Path | str) -> Task:
     instructions = list(dict.fromkeys(instruction for instruction, _ in pairs))
     if len(instructions) > 1:
         raise SuiteError(f"{path}: {len(instructions)} different instructions; one file is one task, so split it")
+    return Task(Path(path).stem, instructions[0], first_of_each(example for _, example in pairs), cluster="user")
+
+
+def first_of_each(examples: Iterable[Example]) -> tuple[Example, ...]:
+    """The examples without those whose input came before."""
     first: dict[str, Example] = {}
-    for _, example in pairs:
+    for example in examples:
         first.setdefault(example.input, example)
-    return Task(Path(path).stem, instructions[0], tuple(first.values()), cluster="user")
+    return tuple(first.values())
+
+
+def as_examples(rows: Iterable[Row]) -> tuple[Example, ...]:
+    """Examples from examples, or from mappings with `input` and `output`; repeated inputs keep their first row.
+
+    Raises:
+        SuiteError: a row lacks one of them, or it is no text.
+    """
+    found = []
+    for number, row in enumerate(rows, start=1):
+        if not isinstance(row, Example):
+            lacking = [key for key in ("input", "output") if not isinstance(row.get(key), str)]
+            if lacking:
+                raise SuiteError(f"row {number}: `{lacking[0]}` is missing or no text; columns found: {', '.join(map(str, row))}")
+            row = Example(row["input"], row["output"])
+        found.append(row)
+    return first_of_each(found)
 
 
 def _splits(path: Path) -> dict[str, tuple[str, ...]]:
@@ -163,15 +206,7 @@ def _csv_rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
 
 
 def _example(row: Mapping[str, Any], where: str) -> Example:
-    text, answer = _text(row, "input", where), _text(row, "output", where)
+    text, answer = text_of(row, "input", where), text_of(row, "output", where)
     if not answer.strip():
         raise SuiteError(f"{where}: `output` is empty; every row needs an answer to train on")
     return Example(text, answer)
-
-
-def _text(row: Mapping[str, Any], column: str, where: str, default: str | None = None) -> str:
-    value = row.get(column, default)
-    if not isinstance(value, str):
-        fault = "is missing" if value is None else f"is {type(value).__name__}, not text"
-        raise SuiteError(f"{where}: `{column}` {fault}; columns found: {', '.join(map(str, row))}")
-    return value

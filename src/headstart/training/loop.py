@@ -11,6 +11,7 @@ from headstart.algorithms import ALGORITHMS
 from headstart.algorithms.rules import RoughRuleError
 from headstart.algorithms.types import MetaGradient
 from headstart.batches import Batcher, padding_share
+from headstart.interrupt import Interrupt
 from headstart.model.learner import Learner
 from headstart.progress import Meter
 from headstart.recipe import InnerSection, Phase, Recipe
@@ -18,7 +19,6 @@ from headstart.tasks.episodes import Episode, training_episode
 from headstart.tasks.task import TaskSuite
 from headstart.training.errors import RunError
 from headstart.training.inner import inner_loop
-from headstart.training.interrupt import Interrupt
 from headstart.training.outer import OuterOptimizer
 from headstart.training.runtime import Runtime
 from headstart.training.state import Leg, Progress, State

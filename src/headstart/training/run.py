@@ -16,6 +16,7 @@ from rich.console import Console
 from headstart.adapter.meta_adapter import Adaptation, MetaAdapter
 from headstart.batches import Batcher
 from headstart.files import WriteError, write_atomically, writing
+from headstart.interrupt import Interrupt, interruptible
 from headstart.model.base import Base, BaseSpec, base_folder, fingerprint, load_base, load_tokenizer
 from headstart.model.learner import Learner, LoraSpec
 from headstart.model.row_costs import counted_costs, measured_costs
@@ -32,7 +33,6 @@ from headstart.training import checkpoints
 from headstart.training.checkpoints import Checkpoint, Identity
 from headstart.training.curves import plot_training
 from headstart.training.errors import RunError, Stopped
-from headstart.training.interrupt import Interrupt, interruptible
 from headstart.training.loop import Trainer, adaptation
 from headstart.training.runtime import Runtime
 from headstart.training.state import Leg, Position, Progress, Spent, State

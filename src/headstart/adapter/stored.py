@@ -1,0 +1,137 @@
+"""Any LoRA adapter folder as it lies: an adapted one, a meta-adapter, or a plain PEFT adapter of another maker."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from headstart.adapter.files import from_json, read_json, read_peft
+from headstart.adapter.header import AdapterError
+from headstart.adapter.meta_adapter import MetaAdapter, RecordedBase, adapter_folder, require_agreement, require_version
+from headstart.model.base import Base, BaseSpec
+from headstart.model.learner import LoraSpec
+from headstart.tasks.render import DEFAULT_MAX_LENGTH
+
+
+@dataclass(frozen=True)
+class StoredAdapter:
+    """An adapter read from a folder, without its base.
+
+    Args:
+        name: the folder's.
+        phi: `SITE.lora_A` `(r, d_in)` and `SITE.lora_B` `(d_out, r)`.
+        lora: rank, alpha and targets.
+        base: the base it belongs to.
+        fingerprint: of the base's weights; None where the folder does not tell.
+        instruction: of the task it was adapted to; empty where it does not tell.
+        labels: of the task, if it is a classification.
+        steps: how many steps it was adapted.
+        history: mean loss of each step's rows before the step.
+        max_length: the most tokens that one example may take.
+        base_variant_of: source and fingerprint of the weights that its meta-adapter was trained on, where they were others.
+        record: what else `headstart.json` says.
+    """
+
+    name: str
+    phi: Mapping[str, Tensor]
+    lora: LoraSpec
+    base: BaseSpec
+    fingerprint: str | None = None
+    instruction: str = ""
+    labels: tuple[str, ...] = ()
+    steps: int = 0
+    history: tuple[float, ...] = ()
+    max_length: int = DEFAULT_MAX_LENGTH
+    base_variant_of: Mapping[str, str] | None = None
+    record: Mapping[str, Any] = field(default_factory=dict)
+
+    def base_from(self, source: str | None) -> BaseSpec:
+        """The base to load, from another source if one is named."""
+        return replace(self.base, source=source or self.base.source)
+
+    def require_base(self, base: Base, allow_variant: bool = False) -> None:
+        """Refuse a base that is not the adapter's own, as far as the adapter tells.
+
+        Raises:
+            AdapterError: another id, or the same id with other weights and not `allow_variant`.
+        """
+        if base.spec.id != self.base.id:
+            raise AdapterError(f"{self.name}: the adapter belongs to {self.base.id}, not to {base.spec.id}")
+        if self.fingerprint not in (None, base.fingerprint) and not allow_variant:
+            raise AdapterError(
+                f"{self.name}: the adapter was made on weights of {self.base.id} from {self.base.source!r} (fingerprint "
+                f"{self.fingerprint}), but the base loaded from {base.spec.source!r} has others ({base.fingerprint}); load the same "
+                "source, or accept these with --allow-base-variant (in Python allow_base_variant=True)"
+            )
+
+
+@dataclass(frozen=True)
+class _About:
+    """What the `headstart.json` of an adapted adapter holds."""
+
+    kind: Literal["adapted_adapter"]
+    base: RecordedBase
+    lora: dict[str, Any]
+    instruction: str
+    steps: int
+    labels: tuple[str, ...] = ()
+    history: tuple[float, ...] = ()
+    max_length: int = DEFAULT_MAX_LENGTH
+    base_variant_of: dict[str, str] | None = None
+    record: dict[str, Any] = field(default_factory=dict)
+
+
+def read_adapter(folder: str | Path) -> StoredAdapter:
+    """Read an adapter folder, or a shipped adapter by its name.
+
+    Raises:
+        AdapterError: there is none, or it is no plain LoRA; a file is missing, broken or from a newer version.
+    """
+    folder = adapter_folder(folder)
+    path = folder / "headstart.json"
+    if not path.exists():
+        phi, lora, base_id = read_peft(folder)
+        return StoredAdapter(folder.name, phi, lora, BaseSpec(base_id, source="hub"))
+    content = read_json(path)
+    if content.get("kind") != "adapted_adapter":
+        meta = MetaAdapter.from_pretrained(folder)
+        return StoredAdapter(folder.name, meta.theta, meta.lora, meta.base, meta.fingerprint, max_length=meta.max_length)
+    require_version(content, path)
+    about = from_json(_About, content, path)
+    phi, lora, base_id = read_peft(folder)
+    require_agreement(folder, about.base.id, about.lora, lora, base_id)
+    base = BaseSpec(**{each.name: getattr(about.base, each.name) for each in fields(BaseSpec)})
+    told = {each.name: getattr(about, each.name) for each in fields(_About) if each.name not in ("kind", "base", "lora")}
+    return StoredAdapter(folder.name, phi, lora, base, about.base.fingerprint, **told)
+
+
+def together(adapters: Sequence[StoredAdapter]) -> tuple[dict[str, Tensor], LoraSpec]:
+    """Adapters of one base side by side: tensors `(T, ...)`, and the sites that they are handed to.
+
+    Where they differ in rank, alpha or targets, they get the widest rank and all sites: what an adapter lacks is zero, and its scale goes
+    into B.
+
+    Args:
+        adapters: at least one.
+    """
+    first = adapters[0]
+    if all(one.lora == first.lora and one.phi.keys() == first.phi.keys() for one in adapters):
+        return {name: torch.stack([one.phi[name] for one in adapters]) for name in first.phi}, first.lora
+    r = max(one.lora.r for one in adapters)
+    shapes = {name: tensor.shape for one in adapters for name, tensor in one.phi.items()}
+    sites = tuple(sorted({name.rpartition(".")[0] for name in shapes}))
+    return {name: torch.stack([_widened(one, name, shapes[name], r) for one in adapters]) for name in shapes}, LoraSpec(r, r, sites)
+
+
+def _widened(adapter: StoredAdapter, name: str, shape: torch.Size, r: int) -> Tensor:
+    """An adapter's tensor at rank r and scale 1, the extra rank zero."""
+    if name not in adapter.phi:
+        return torch.zeros((r, shape[1]) if name.endswith("lora_A") else (shape[0], r))
+    tensor = adapter.phi[name]
+    extra = r - adapter.lora.r
+    if name.endswith("lora_A"):
+        return torch.cat([tensor, tensor.new_zeros(extra, tensor.shape[1])])
+    return torch.cat([tensor * adapter.lora.scale, tensor.new_zeros(tensor.shape[0], extra)], 1)

@@ -1,0 +1,1 @@
+"""Taking a meta-adapter to data: one file or a thousand, four rows or a hundred thousand."""
