@@ -50,7 +50,11 @@ ALLOWED = {
     ),
     "headstart.adapter": ("headstart",),
 }
-FORBIDDEN = {"headstart.adapter": ("headstart.training", "headstart.evaluation"), "headstart.evaluation": ("headstart.training",)}
+FORBIDDEN = {
+    "headstart.adapter": ("headstart.training", "headstart.evaluation"),
+    "headstart.adapting": ("headstart.training", "headstart.evaluation"),
+    "headstart.evaluation": ("headstart.training",),
+}
 
 
 @pytest.mark.parametrize("package", ALLOWED)

@@ -6,8 +6,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from headstart.adapter.adapted import AdaptedAdapter
     from headstart.adapter.meta_adapter import MetaAdapter
+    from headstart.adapting.data import Reading
+    from headstart.adapting.run import adapt_files
+    from headstart.adapting.settings import Settings
     from headstart.errors import HeadstartError
     from headstart.evaluation.run import evaluate
+    from headstart.generating import generate
     from headstart.model.base import Base, BaseSpec, load_base
     from headstart.recipe import Recipe, load_recipe
     from headstart.scoring import Metrics
@@ -23,10 +27,14 @@ __all__ = [
     "HeadstartError",
     "MetaAdapter",
     "Metrics",
+    "Reading",
     "Recipe",
+    "Settings",
     "Task",
     "TaskSuite",
+    "adapt_files",
     "evaluate",
+    "generate",
     "load_base",
     "load_recipe",
     "meta_train",
@@ -38,8 +46,12 @@ __all__ = [
 _HOMES = {
     "adapter.adapted": ("AdaptedAdapter",),
     "adapter.meta_adapter": ("MetaAdapter",),
+    "adapting.data": ("Reading",),
+    "adapting.run": ("adapt_files",),
+    "adapting.settings": ("Settings",),
     "errors": ("HeadstartError",),
     "evaluation.run": ("evaluate",),
+    "generating": ("generate",),
     "model.base": ("Base", "BaseSpec", "load_base"),
     "recipe": ("Recipe", "load_recipe"),
     "scoring": ("Metrics",),

@@ -65,9 +65,9 @@ class Passes:
         found: list[list[Tensor]] = self._retried(lambda: self._each(partial(losses, self.learner), phi, draws, False))
         return [torch.cat(parts) if parts else torch.empty(0) for parts in found]
 
-    def answers(self, phi: Tensors, draws: Sequence[Draw]) -> list[list[Answer]]:
-        """How every example is answered, task by task, labels being ranked."""
-        found: list[list[list[Answer]]] = self._retried(lambda: self._each(partial(answers, self.learner), phi, draws, True))
+    def answers(self, phi: Tensors, draws: Sequence[Draw], told: Callable[[float], None] | None = None) -> list[list[Answer]]:
+        """How every example is answered, task by task, labels being ranked; `told` hears of the share that is done."""
+        found: list[list[list[Answer]]] = self._retried(lambda: self._each(partial(answers, self.learner), phi, draws, True, told))
         return [[answer for part in parts for answer in part] for parts in found]
 
     def _gradients(self, phi: Tensors, draws: Sequence[Draw], names: Collection[str]) -> tuple[Tensor, dict[str, Tensor]]:
@@ -93,14 +93,23 @@ class Passes:
         return self._rows[1]
 
     def _each(
-        self, compute: "Callable[[Tensors, Sequence[Draw], Batcher], list[T]]", phi: Tensors, draws: Sequence[Draw], ranked: bool
+        self,
+        compute: Callable[[Tensors, Sequence[Draw], Batcher], list[T]],
+        phi: Tensors,
+        draws: Sequence[Draw],
+        ranked: bool,
+        told: Callable[[float], None] | None = None,
     ) -> list[list[T]]:
         found: list[list[T]] = [[] for _ in draws]
-        for micro in self._split(draws, ranked):
+        micros = self._split(draws, ranked)
+        for number, micro in enumerate(micros, start=1):
             index = torch.tensor(micro.tasks, device=self.batcher.device)
             whole = micro.tasks == tuple(range(len(draws)))
-            for task, part in zip(micro.tasks, compute(phi if whole else _tasks(phi, index), micro.draws, self.batcher), strict=True):
+            parts = compute(phi if whole else _tasks(phi, index), micro.draws, self.batcher)
+            for task, part in zip(micro.tasks, parts, strict=True):
                 found[task].append(part)
+            if told:
+                told(number / len(micros))
         return found
 
     def _split(self, draws: Sequence[Draw], ranked: bool = False) -> list[MicroBatch]:

@@ -79,13 +79,16 @@ def test_chosen_steps_have_the_lowest_held_out_loss(job, run):
     (found,) = run([job(rows=8)], Settings())
     held = found.curves["head start"]
     assert found.steps == min(held, key=held.get)
+    assert found.chosen_on
+    (apart,) = run([job(rows=14, shots=8)], Settings())
+    assert not apart.chosen_on
 
 
 def test_validation_rows_choose_and_flatter_and_this_is_told(job, run, toy_suite):
     held = toy_suite.tasks["upper"].examples[8:14]
     (found,) = run([job(rows=8, held=held)], Settings())
     assert found.chosen_on
-    assert "flattering" in str(comparison(found).title)
+    assert "flatters" in str(comparison(found).title)
     (fixed,) = run([job(rows=8, held=held)], Settings(steps=3))
     assert not fixed.chosen_on
     assert (fixed.steps, len(fixed.rows)) == (3, 6)

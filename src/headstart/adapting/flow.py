@@ -9,7 +9,7 @@ from torch import Tensor
 from headstart.adapter.meta_adapter import MetaAdapter
 from headstart.adapting.data import Job
 from headstart.adapting.fit import Tick, fit
-from headstart.adapting.settings import MOST_STEPS, Settings
+from headstart.adapting.settings import MOST_STEPS, Schedule, Settings
 from headstart.adapting.store import Store
 from headstart.adapting.trials import FOLDS, FRESH_RATES, Fitted, Fold, Trial, Way, cross_folds, fresh, shipped
 from headstart.algorithms.inner import expand
@@ -19,8 +19,8 @@ from headstart.scoring import Answer, Metrics
 from headstart.tasks.episodes import Draw
 from headstart.tasks.task import Example
 
-TRIALS_SHARE = 0.75
-"""What trials take of a batch's work, roughly; for progress alone."""
+SHARES = {"trials": 6, "finals": 2, "measuring": 2}
+"""What the stages take of a batch's work, roughly; for progress alone."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Outcome:
         folds: whose held-out rows were measured on; one of them, with the test rows, where nothing was cross-fitted.
         sides: before, after and, where compared, a fresh LoRA; empty where nothing was measured.
         cross_fitted: whether every measured row was answered by adapters that were fitted without it, and not by the one that is saved.
-        chosen_on: whether the measured rows chose the number of steps as well, which flatters.
+        chosen_on: whether the measured rows had a say in the number of steps, or in the rate of a fresh LoRA, which flatters.
         failed: why there is no adapter.
     """
 
@@ -97,12 +97,15 @@ def adapt_batch(
     """
     courses = [_Course.of(job, meta, passes, settings) for job in jobs]
     trials = [trial for course in courses for trial in course.trials]
-    share = TRIALS_SHARE if trials and any(course.cross_fitted for course in courses) else 1.0 if trials else 0.0
-    tried = fit(trials, passes, store, _part(tick, 0.0, share)) if trials else {}
+    stages = {
+        "trials": bool(trials),
+        "finals": not all(course.job.validation for course in courses),
+        "measuring": settings.measure,
+    }
+    tried = fit(trials, passes, store, _part(tick, stages, "trials"))
     finals = [trial for course in courses for trial in course.finals(tried)]
-    found = {**tried, **(fit(finals, passes, store, _part(tick, share, 1.0)) if finals else {})}
-    ends = [course.end(found) for course in courses]
-    return _measured(ends, meta, passes)
+    found = {**tried, **fit(finals, passes, store, _part(tick, stages, "finals"))}
+    return _measured([course.end(found) for course in courses], meta, passes, _part(tick, stages, "measuring"))
 
 
 def lanes(job: Job, settings: Settings) -> int:
@@ -117,8 +120,11 @@ def _cross_fits(job: Job, settings: Settings) -> bool:
     return wanted and not job.validation and len(job.rows) > 1
 
 
-def _part(tick: Tick, start: float, end: float) -> Tick:
-    return lambda share, note: tick(start + (end - start) * share, note)
+def _part(tick: Tick, stages: Mapping[str, bool], stage: str) -> Tick:
+    """What tells of one stage, of those that there are."""
+    weights = {name: SHARES[name] * there for name, there in stages.items()}
+    whole, before = sum(weights.values()) or 1, sum(list(weights.values())[: list(weights).index(stage)])
+    return lambda share, note: tick((before + weights[stage] * share) / whole, note)
 
 
 @dataclass(frozen=True)
@@ -163,15 +169,11 @@ class _Course:
         own = self.settings.schedule(rows, self.head.trained, whole.steps)
         # a fresh LoRA may take as many steps as it likes
         other = self.settings.schedule(rows, 0, max(whole.steps, MOST_STEPS))
-        head = Trial(
-            self._name(self.head), self.job.task, self.head, self.folds, own, own.steps, own.looks(self.settings.choosing),
-            self.settings.choosing, self.settings.patience,
-        )  # fmt: skip
-        rivals = [
-            Trial(self._name(way), self.job.task, way, self.folds, other, other.steps, other.looks(True), True, self.settings.patience)
-            for way in self.rivals
-        ]
-        return [head, *rivals]
+        return [self._trial(self.head, own, self.settings.choosing), *(self._trial(way, other, True) for way in self.rivals)]
+
+    def _trial(self, way: Way, schedule: Schedule, choosing: bool) -> Trial:
+        looks, patience = schedule.looks(choosing), self.settings.patience
+        return Trial(self._name(way), self.job.task, way, self.folds, schedule, schedule.steps, looks, choosing, patience)
 
     def finals(self, tried: Mapping[str, Fitted]) -> list[Trial]:
         """The adapters that are still to be fitted, to all rows: the job's own, and the best rival where it is measured on other rows."""
@@ -209,10 +211,7 @@ class _Course:
             own.steps,
             own.losses[: own.steps],
             {name: held for name, held in looked.items() if held},
-            chosen_on=bool(self.job.test)
-            and self.settings.choosing
-            and set(self.job.validation) <= set(self.job.test)
-            and bool(self.job.validation),
+            chosen_on=self._chosen_on(),
             failed=own.failed,
         )
         if own.failed or not self.settings.measure:
@@ -222,6 +221,11 @@ class _Course:
         if self.cross_fitted:
             return _End(replace(outcome, folds=self.folds, cross_fitted=True), self._sides(found, ""))
         return _End(outcome)
+
+    def _chosen_on(self) -> bool:
+        """Whether what is measured on had a say before: in the number of steps, or in the rate of a fresh LoRA."""
+        chose = self.settings.choosing or bool(self.rivals)
+        return chose and ((self.cross_fitted and not self.job.test) or bool(set(self.job.validation) & set(self.job.test)))
 
     def _sides(self, found: Mapping[str, Fitted], suffix: str) -> dict[str, tuple[int, Tensors]]:
         """What answers the measured rows: name -> steps, and adapters of each fold."""
@@ -242,7 +246,7 @@ class _End:
     sides: Mapping[str, tuple[int, Tensors]] = field(default_factory=dict)
 
 
-def _measured(ends: Sequence[_End], meta: MetaAdapter, passes: Passes) -> list[Outcome]:
+def _measured(ends: Sequence[_End], meta: MetaAdapter, passes: Passes, tick: Tick) -> list[Outcome]:
     """All sides of all outcomes, answered together."""
     start = meta.initial(passes.learner)
     asked: list[tuple[int, str, int, Tensors]] = []
@@ -254,7 +258,7 @@ def _measured(ends: Sequence[_End], meta: MetaAdapter, passes: Passes) -> list[O
         return [end.outcome for end in ends]
     phi = {name: torch.cat([tensors[name] for *_, tensors in asked]) for name in start}
     draws = [Draw(ends[number].outcome.job.task, (), fold.held) for number, *_ in asked for fold in ends[number].outcome.folds]
-    answers = iter(passes.answers(phi, draws))
+    answers = iter(passes.answers(phi, draws, lambda share: tick(share, "measuring")))
     sides: dict[int, list[Side]] = {}
     for number, name, steps, tensors in asked:
         own = tuple(answer for _ in ends[number].outcome.folds for answer in next(answers))

@@ -41,12 +41,10 @@ def results(outcome: Outcome) -> dict[str, Any]:
 
 def how_measured(outcome: Outcome) -> str:
     """On which rows the table's numbers are."""
-    count = len(outcome.rows)
+    rows = f"{len(outcome.rows)} held-out rows"
     if outcome.cross_fitted:
-        return f"{count} rows, cross-fitted: each answered by an adapter that was fitted to the others"
-    if outcome.chosen_on:
-        return f"{count} held-out rows, which chose the number of steps as well: somewhat flattering"
-    return f"{count} held-out rows"
+        rows = f"{len(outcome.rows)} rows, cross-fitted: each answered by an adapter that was fitted to others"
+    return f"{rows}; they chose what is compared as well, which flatters somewhat" if outcome.chosen_on else rows
 
 
 def accuracy_kind(outcome: Outcome) -> str:
