@@ -271,3 +271,21 @@ def test_precision_is_of_gradients_and_meta_gradients(main):
     rows = main("precision")["rows"]
     assert {(row["of"], row["dtype"]) for row in rows} == {(of, dtype) for of in ("gradient", "meta-gradient") for dtype in ("bf16", "nf4")}
     assert all(0 < row["error"] < 1.5 for row in rows)
+
+
+def test_tenants_come_out_alike_on_all_sides(main):
+    found = main("tenants", "--dtypes", "fp32", "--tenants", "5", "--stock-tenants", "3", "--examples", "4", "--steps", "3")
+    (row,) = found["rows"]
+    assert (row["tenants"], row["stock_tenants"]) == (5, 3)
+    assert row["peft_loop_loss_error"] < 1e-4
+    assert row["peft_best_loss_error"] < 1e-4
+    assert all(row[key] > 0 for key in ("headstart_per_minute", "peft_loop_per_minute", "peft_best_per_minute", "speedup", "speedup_best"))
+
+
+def test_tenants_are_all_different_and_no_more_than_there_are_rows_for():
+    from bench_tenants import tenants
+
+    jobs = tenants(200, 16)
+    assert len({job.name for job in jobs}) == len({job.rows for job in jobs}) == 200
+    with pytest.raises(SystemExit, match="lower --tenants"):
+        tenants(100_000, 16)

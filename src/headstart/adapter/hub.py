@@ -1,88 +1,230 @@
-"""Publishing an adapter folder to a model hub: looked at first, then uploaded in one commit."""
+"""Publishing an adapter folder to a model hub: all that can be checked is checked first, then what belongs goes up in one commit."""
 
+import json
+import re
 import tempfile
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
 
-from huggingface_hub import HfApi, constants
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
+from huggingface_hub import CommitOperationAdd, CommitOperationCopy, CommitOperationDelete, HfApi, constants, get_token, metadata_load
+from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
+from yaml import YAMLError
 
-from headstart.adapter.files import read_json
+from headstart.adapter.files import read_json, read_peft
 from headstart.adapter.header import AdapterError
 
 NEEDED = ("adapter_config.json", "adapter_model.safetensors", "README.md")
-PUBLISHED = (*NEEDED, "headstart.json", "rates.safetensors", "curves.png", "evaluation/*")
-"""What belongs to an adapter; nothing else that lies in its folder is uploaded."""
+PUBLISHED = (*NEEDED, "headstart.json", "rates.safetensors", "curves.png")
+"""What belongs to an adapter, with what lies in `evaluation/` and is not hidden; nothing else in its folder is uploaded."""
 
-NO_ANSWER: type[Exception] = HfHubHTTPError.__mro__[1]
-"""What the hub's client raises where no answer comes: its HTTP library's own error, whichever library that is."""
+COMMIT_MESSAGE = "Upload adapter"
+
+REFUSALS = {
+    401: ("the hub does not accept the token", "run `hf auth login`, or give another token="),
+    403: ("the token may not write there", "choose a name of your own account, or take a token with write access"),
+    404: ("no such repository or revision, or none that the token may see", "check the name and the token"),
+    409: ("the repository changed meanwhile", "publish again"),
+    412: ("the repository changed meanwhile", "publish again"),
+    429: ("too many requests", "wait a while and publish again"),
+}
+"""HTTP status -> what happened, and how to mend it."""
 
 
 class HubError(AdapterError):
     """An adapter cannot be published; the message says why, and how to mend it."""
 
 
-def push_to_hub(save: Callable[[Path], None], repo_id: str, *, private: bool = False, token: str | None = None) -> str:
-    """Publish what `save` writes into a folder; see `push_folder`."""
+def push_to_hub(
+    save: Callable[[Path], None],
+    repo_id: str,
+    *,
+    private: bool = False,
+    token: str | None = None,
+    revision: str | None = None,
+    commit_message: str = COMMIT_MESSAGE,
+) -> str:
+    """Publish what `save` writes into a folder that is not there yet; see `push_folder`."""
     with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch) / repo_id.rpartition("/")[2]
+        folder = Path(scratch) / "adapter"
         save(folder)
-        return push_folder(folder, repo_id, private=private, token=token)
+        return push_folder(folder, repo_id, private=private, token=token, revision=revision, commit_message=commit_message)
 
 
-def push_folder(folder: Path, repo_id: str, *, private: bool = False, token: str | None = None) -> str:
+def push_folder(
+    folder: Path,
+    repo_id: str,
+    *,
+    private: bool = False,
+    token: str | None = None,
+    revision: str | None = None,
+    commit_message: str = COMMIT_MESSAGE,
+) -> str:
     """Publish an adapter folder to a repository, made if need be, in one commit; gives the repository's address.
+
+    An earlier adapter there is replaced: of the files that belong to an adapter, those that this one lacks are deleted. Other files stay.
 
     Args:
         folder: a plain PEFT adapter with a card.
-        repo_id: `OWNER/NAME`.
-        private: make it private where it is made.
-        token: of the hub; the one that `hf auth login` stored where None.
+        repo_id: `OWNER/NAME`, or `NAME` in the token's own account.
+        private: make it private where it is made; one that is there and public is refused.
+        token: of the hub; the one of `HF_TOKEN` or `hf auth login` where None.
+        revision: the branch, made if need be; the main one where None.
+        commit_message: the commit's first line.
 
     Raises:
-        HubError: the folder, the name or the token will not do, or the hub refused; nothing was uploaded.
+        HubError: the folder, the name or the token will not do, the hub refused, or it cannot be reached; nothing was committed.
     """
-    _require_publishable(folder)
-    api = HfApi(endpoint=constants.ENDPOINT, token=token)
-    try:
-        validate_repo_id(repo_id)
-        api.whoami()
-        address = str(api.create_repo(repo_id, private=private, exist_ok=True))
-        api.upload_folder(repo_id=repo_id, folder_path=folder, allow_patterns=list(PUBLISHED), commit_message="Upload adapter")
-    except HFValidationError as error:
-        raise HubError(f"{repo_id!r} is no name of a repository: {error}; give OWNER/NAME") from error
-    except LocalTokenNotFoundError as error:
-        raise HubError("there is no token of the model hub; run `hf auth login`, or give token=") from error
-    except HfHubHTTPError as error:
-        raise HubError(f"{repo_id}: {_refusal(error)}") from error
-    except (NO_ANSWER, OSError) as error:
-        raise HubError(f"the model hub at {constants.ENDPOINT} cannot be reached ({type(error).__name__}); look at the network") from error
+    files = _publishable(folder)
+    _require_name(repo_id)
+    with _explained(repo_id):
+        api = HfApi(endpoint=constants.ENDPOINT, token=_token(token))
+        account = api.whoami()["name"]
+        repo_id = repo_id if "/" in repo_id else f"{account}/{repo_id}"
+        # None leaves an organisation's own default in force
+        address = str(api.create_repo(repo_id, private=private or None, exist_ok=True))
+        if private and not api.model_info(repo_id).private:
+            raise HubError(f"{repo_id}: there already, and public; make it private in its settings, or choose another name")
+        if revision and not revision.startswith("refs/"):
+            api.create_branch(repo_id, branch=revision, exist_ok=True)
+        # not `upload_folder`, which may split what it uploads into several commits
+        api.create_commit(repo_id, operations=_changes(api, repo_id, revision, files), commit_message=commit_message, revision=revision)
     return address
 
 
-def _require_publishable(folder: Path) -> None:
-    """See that the files are there, and that the base is one that others can load."""
+def _changes(
+    api: HfApi, repo_id: str, revision: str | None, files: Mapping[str, Path]
+) -> list[CommitOperationAdd | CommitOperationCopy | CommitOperationDelete]:
+    """The files to add, and those of an earlier adapter to delete: learned rates left over would not fit this one."""
+    stale = [name for name in api.list_repo_files(repo_id, revision=revision) if _belongs(name) and name not in files]
+    added = (CommitOperationAdd(path_in_repo=name, path_or_fileobj=path) for name, path in files.items())
+    return [*added, *(CommitOperationDelete(path_in_repo=name) for name in stale)]
+
+
+def _publishable(folder: Path) -> dict[str, Path]:
+    """The files to upload, by their names in the repository, of a folder that others can use."""
     lacking = next((name for name in NEEDED if not (folder / name).is_file()), None)
     if lacking:
         raise HubError(f"{folder / lacking}: no such file; only a saved adapter with its card can be published")
-    base = read_json(folder / "adapter_config.json").get("base_model_name_or_path")
+    config = folder / "adapter_config.json"
     try:
-        validate_repo_id(base or "")
-        is_id = not Path(str(base)).exists()
+        content = read_json(config)
+        base = _hub_base(content.get("base_model_name_or_path"), config)
+        read_peft(folder)
+    except AdapterError as error:
+        raise HubError(str(error)) from error
+    local = next(((key, text) for key, value in content.items() for text in _texts(value) if _is_local(text)), None)
+    if local:
+        raise HubError(f"{config}: {local[0]} holds {local[1]!r}, a path on this machine; set it to null, or to what it is for others")
+    _require_card_of(base, folder / "README.md")
+    found = [*(folder / name for name in PUBLISHED), *sorted((folder / "evaluation").rglob("*"))]
+    names = {path.relative_to(folder).as_posix(): path for path in found if path.is_file()}
+    return {name: path for name, path in names.items() if _belongs(name)}
+
+
+def _belongs(name: str) -> bool:
+    """Whether a file, by its name in the repository, is one of an adapter's."""
+    first, *others = name.split("/")
+    return name in PUBLISHED or (first == "evaluation" and bool(others) and not any(part.startswith(".") for part in others))
+
+
+def _hub_base(base: Any, config: Path) -> str:
+    """See that the base is named by an id on the hub, which others can load."""
+    fault = _base_fault(base)
+    if fault:
+        raise HubError(f"{config}: base_model_name_or_path is {base!r}, {fault}; set it to the base's id on the hub, OWNER/NAME")
+    return str(base)
+
+
+def _base_fault(base: Any) -> str | None:
+    if not isinstance(base, str):
+        return "which does not say what the adapter belongs to"
+    if _is_local(base):
+        return "a path on this machine, which nobody else has"
+    if Path(base).exists():
+        return "a folder here, which nobody else has (if it is an id on the hub too, publish from a folder without one of that name)"
+    try:
+        validate_repo_id(base)
     except HFValidationError:
-        is_id = False
-    if not is_id:
-        raise HubError(
-            f"{folder / 'adapter_config.json'}: base_model_name_or_path is {base!r}, which nobody else can load; it must be the base's id "
-            "on the hub"
-        )
+        return "which is no id on the hub"
+    return None
 
 
-def _refusal(error: HfHubHTTPError) -> str:
-    status = error.response.status_code if error.response is not None else None
-    if status == 401:
-        return "the hub does not know the token; run `hf auth login`, or give another token="
-    if status == 403:
-        return "the token may not write there; give OWNER/NAME of your own, and a token with write access"
-    return f"the hub refused: {next(iter(str(error).strip().splitlines()), type(error).__name__)}"
+def _require_card_of(base: str, card: Path) -> None:
+    """See that the card's metadata can be read and does not name another base, as PEFT's own card does after a local load."""
+    try:
+        told = (metadata_load(card) or {}).get("base_model", base)
+    except (ValueError, YAMLError) as error:
+        raise HubError(f"{card}: its metadata is not valid YAML ({_one_line(error)}); mend it") from error
+    if told not in (base, [base]):
+        raise HubError(f"{card}: base_model is {told!r} and adapter_config.json's base {base!r}; write the latter into both")
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """Every text inside a JSON value."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        yield from _texts(list(value.values()))
+    elif isinstance(value, Sequence):
+        for each in value:
+            yield from _texts(each)
+
+
+def _is_local(text: str) -> bool:
+    """Whether a text is an absolute path of some system, or one in a home folder."""
+    return text.startswith(("~", "file:")) or PurePosixPath(text).is_absolute() or PureWindowsPath(text).is_absolute()
+
+
+def _require_name(repo_id: str) -> None:
+    try:
+        validate_repo_id(repo_id)
+    except HFValidationError as error:
+        raise HubError(f"{repo_id!r} is no name of a repository ({_one_line(error)}); give OWNER/NAME") from error
+
+
+def _token(given: str | None) -> str:
+    """The token to use; the message never holds it."""
+    token = get_token() if given is None else given
+    if token is None:
+        raise HubError("there is no token of the model hub; run `hf auth login`, or give token=")
+    if not re.fullmatch(r"[!-~]+", token):
+        # the client's own error would print it
+        raise HubError("the token is empty, or holds spaces or other characters that no token has; copy it again")
+    return token
+
+
+@contextmanager
+def _explained(repo_id: str) -> Iterator[None]:
+    """Turn whatever the hub's client raises inside into a `HubError`."""
+    try:
+        yield
+    except HubError:
+        raise
+    except Exception as error:
+        # so broad because the client hands on the errors of all that carries it: its HTTP library, its storage's, the system's
+        raise HubError(f"{repo_id}: {_reason(error, repo_id)}") from error
+
+
+def _reason(error: Exception, repo_id: str) -> str:
+    """What went wrong and how to mend it."""
+    if isinstance(error, OfflineModeIsEnabled):
+        return "the hub's client was told to stay offline; unset HF_HUB_OFFLINE"
+    if isinstance(error, GatedRepoError):
+        return f"the repository is gated, and not open to the token; ask for access at {constants.ENDPOINT}/{repo_id}"
+    if isinstance(error, HfHubHTTPError):
+        status = error.response.status_code
+        what, mend = REFUSALS.get(status, ("the hub fails", "try again later") if status >= 500 else ("the hub refused", "mend that"))
+        return f"{what} ({status}: {error.server_message or _one_line(error)}); {mend}"
+    if isinstance(error, ValueError) and not isinstance(error, json.JSONDecodeError):
+        return _one_line(error)
+    return (
+        f"the hub at {constants.ENDPOINT} cannot be reached, or the connection broke ({type(error).__name__}: {_one_line(error)}); "
+        "check the network, the proxy and HF_ENDPOINT"
+    )
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())

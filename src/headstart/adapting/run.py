@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from glob import glob, has_magic
@@ -198,10 +198,10 @@ class _Campaign:
         store = Store(self._store_folder(), f"{base.fingerprint} {base.spec} {self.meta.lora} {self.max_length} {torch.__version__}")
         with passes_over(base, self.meta.lora, self.max_length) as passes, interruptible() as interrupt:
             store.asked = lambda: interrupt.asked
-            batches = list(self._batches(passes))
-            done, count = 0, len(self.waiting)
+            done, count, places = 0, len(self.waiting), {job.name: place for place, job in self.waiting.items()}
             with meter("adapt", self.console, units=count if count > 1 else 100) as progress:
-                for batch in batches:
+                for jobs in list(batches(self.waiting.values(), self.settings, passes)):
+                    batch = {places[job.name]: job for job in jobs}
 
                     def told(share: float, note: str, done: int = done, size: int = len(batch)) -> None:
                         progress.advance((done + share * size) / count, note if count == 1 else f"{done} of {count} done")
@@ -264,22 +264,6 @@ class _Campaign:
         kept = "kept" if self.settings.choosing else "after"
         self._say(f"saved a plain PEFT adapter, {kept} {outcome.steps} steps on {len(outcome.job.rows)} rows, to {place}")
 
-    def _batches(self, passes: Passes) -> Iterator[dict[Path, Job]]:
-        """Jobs of like length, as many at once as fill a micro-batch and as memory has room for."""
-        tokens = {place: _tokens(job, self.settings, passes) for place, job in self.waiting.items()}
-        most = most_lanes(passes)
-        batch: dict[Path, Job] = {}
-        filled = width = 0
-        for place, job in sorted(self.waiting.items(), key=lambda item: tokens[item[0]]):
-            wide = lanes(job, self.settings)
-            if batch and (filled + wide * tokens[place] > passes.tokens or width + wide > most):
-                yield batch
-                batch, filled, width = {}, 0, 0
-            batch[place] = job
-            filled, width = filled + wide * tokens[place], width + wide
-        if batch:
-            yield batch
-
     def _is_done(self, place: Path, job: Job) -> bool:
         """Whether this very job's adapter is there; noted if so.
 
@@ -321,6 +305,21 @@ class _Campaign:
 
     def _say(self, *lines: str) -> None:
         say(self.console, *lines)
+
+
+def batches(jobs: Iterable[Job], settings: Settings, passes: Passes) -> Iterator[list[Job]]:
+    """Jobs of like length together, as many at once as fill a micro-batch and as memory has room for."""
+    sized = sorted(((_tokens(job, settings, passes), job) for job in jobs), key=lambda one: one[0])
+    most, batch, filled, width = most_lanes(passes), list[Job](), 0, 0
+    for tokens, job in sized:
+        wide = lanes(job, settings)
+        if batch and (filled + wide * tokens > passes.tokens or width + wide > most):
+            yield batch
+            batch, filled, width = [], 0, 0
+        batch.append(job)
+        filled, width = filled + wide * tokens, width + wide
+    if batch:
+        yield batch
 
 
 def most_lanes(passes: Passes) -> int:
