@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from headstart.model.base import Base, BaseSpec, load_base
     from headstart.recipe import Recipe, load_recipe
     from headstart.scoring import Metrics
+    from headstart.tasks.render import Renderer
     from headstart.tasks.sources import open_suite, read_task
     from headstart.tasks.task import Example, Task, TaskSuite
     from headstart.training.run import meta_train
@@ -29,6 +30,7 @@ __all__ = [
     "Metrics",
     "Reading",
     "Recipe",
+    "Renderer",
     "Settings",
     "Task",
     "TaskSuite",
@@ -55,6 +57,7 @@ _HOMES = {
     "model.base": ("Base", "BaseSpec", "load_base"),
     "recipe": ("Recipe", "load_recipe"),
     "scoring": ("Metrics",),
+    "tasks.render": ("Renderer",),
     "tasks.sources": ("open_suite", "read_task"),
     "tasks.task": ("Example", "Task", "TaskSuite"),
     "training.run": ("meta_train",),

@@ -107,7 +107,7 @@ def write_adapted_card(folder: Path, about: Mapping[str, Any]) -> None:
     base, record = about["base"], about["record"]
     text = _ADAPTED.format(
         front=_front_matter(base["id"]),
-        title=folder.name if not record.get("name") else record["name"],
+        title=record.get("name", "headstart adapter"),
         base=base["id"],
         steps=about["steps"],
         rows=record.get("rows", "?"),

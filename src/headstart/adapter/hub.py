@@ -80,7 +80,7 @@ def push_folder(
     files = _publishable(folder)
     _require_name(repo_id)
     with _explained(repo_id):
-        api = HfApi(endpoint=constants.ENDPOINT, token=_token(token))
+        api = HfApi(token=_token(token))
         account = api.whoami()["name"]
         repo_id = repo_id if "/" in repo_id else f"{account}/{repo_id}"
         # None leaves an organisation's own default in force
@@ -143,12 +143,12 @@ def _base_fault(base: Any) -> str | None:
         return "which does not say what the adapter belongs to"
     if _is_local(base):
         return "a path on this machine, which nobody else has"
-    if Path(base).exists():
-        return "a folder here, which nobody else has (if it is an id on the hub too, publish from a folder without one of that name)"
     try:
         validate_repo_id(base)
     except HFValidationError:
         return "which is no id on the hub"
+    if Path(base).is_dir():
+        return "a folder here, which nobody else has (if it is an id on the hub too, publish from a folder without one of that name)"
     return None
 
 
@@ -216,8 +216,9 @@ def _reason(error: Exception, repo_id: str) -> str:
         return f"the repository is gated, and not open to the token; ask for access at {constants.ENDPOINT}/{repo_id}"
     if isinstance(error, HfHubHTTPError):
         status = error.response.status_code
-        what, mend = REFUSALS.get(status, ("the hub fails", "try again later") if status >= 500 else ("the hub refused", "mend that"))
-        return f"{what} ({status}: {error.server_message or _one_line(error)}); {mend}"
+        other = ("the hub fails", "try again later") if status >= 500 else ("the hub refused", "mend that and publish again")
+        what, mend = REFUSALS.get(status, other)
+        return f"{what} ({status}: {_one_line(error.server_message or error)}); {mend}"
     if isinstance(error, ValueError) and not isinstance(error, json.JSONDecodeError):
         return _one_line(error)
     return (
@@ -226,5 +227,5 @@ def _reason(error: Exception, repo_id: str) -> str:
     )
 
 
-def _one_line(error: Exception) -> str:
+def _one_line(error: Exception | str) -> str:
     return " ".join(str(error).split())

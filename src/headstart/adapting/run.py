@@ -245,7 +245,7 @@ class _Campaign:
 
     def _save(self, place: Path, outcome: Outcome, base: Base, passes: Passes) -> None:
         found = results(outcome)
-        about = {"digest": self._digest(outcome.job), "settings": asdict(self.settings), "results": found}
+        about = {"name": place.name, "digest": self._digest(outcome.job), "settings": asdict(self.settings), "results": found}
         adapted = adapted_adapter(outcome, self.meta, base, self.max_length, about)
         with whole_folder(place) as fresh:
             adapted.write(fresh)

@@ -100,6 +100,17 @@ class Renderer:
         """What the ids of an answer say, without special tokens, as servers give it back."""
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
 
+    def training_rows(self, instruction: str, examples: Sequence[Example]) -> list[dict[str, list[int]]]:
+        """Rows of `input_ids` and `labels` for other trainers: what headstart trains on, labels being -100 in front of the answer.
+
+        A chat template mostly puts something behind the token that ends an answer; trainers that render a whole chat train on that too.
+
+        Raises:
+            SuiteError: as `render`.
+        """
+        rendered = self.render(instruction, examples)
+        return [{"input_ids": list(one.ids), "labels": [-100] * one.answer + list(one.ids[one.answer :])} for one in rendered]
+
     def fitting(self, instruction: str, examples: Sequence[Example]) -> list[Example]:
         """The examples that render within `max_length` tokens."""
         # a part at a time, since a hundred thousand renderings need not be there at once

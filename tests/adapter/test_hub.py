@@ -1,0 +1,344 @@
+"""Publishing: what goes up, what is refused before anything does, and what fetching gives back; against a hub on the loopback interface."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from hub import TOKEN, point_client_at, serving
+from huggingface_hub import constants, snapshot_download
+from peft import PeftModel
+
+from headstart.adapter.hub import HubError, push_folder, push_to_hub
+from headstart.adapter.meta_adapter import Adaptation, MetaAdapter
+from headstart.model.base import load_base
+from headstart.model.learner import Learner, LoraSpec
+from headstart.model.sites import handing
+
+IDS = torch.tensor([[5, 60, 200, 17, 90, 3, 250, 8]])
+SAVED = {"adapter_config.json", "adapter_model.safetensors", "headstart.json", "rates.safetensors", "README.md"}
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """A running hub that this process's client talks to, the token not being at hand."""
+    with serving() as hub:
+        point_client_at(hub.url, tmp_path / "home", monkeypatch)
+        yield hub
+
+
+@pytest.fixture
+def meta(dense_base, random_phi):
+    with Learner(dense_base, LoraSpec(r=4, lora_alpha=8)) as learner:
+        theta = {name: tensor[0] for name, tensor in random_phi(learner, 1).items()}
+        rates = {name: torch.tensor([0.01, 0.005]) for name in theta}
+        return MetaAdapter(theta, rates, learner.spec, Adaptation(steps=2), dense_base.spec, dense_base.fingerprint)
+
+
+@pytest.fixture
+def folder(meta, tmp_path):
+    meta.save_pretrained(tmp_path / "adapter")
+    return tmp_path / "adapter"
+
+
+def edit(path, **changes):
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def contents(folder):
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def assert_same_adapter(first, second):
+    for kind in ("theta", "rates"):
+        mine, its = getattr(first, kind), getattr(second, kind)
+        assert mine.keys() == its.keys()
+        assert all(torch.equal(mine[name], its[name]) for name in mine)
+    assert (first.lora, first.adaptation, first.base, first.fingerprint) == (
+        second.lora,
+        second.adaptation,
+        second.base,
+        second.fingerprint,
+    )
+
+
+def assert_nothing_uploaded(hub):
+    assert not hub.uploaded
+    assert all(not hub.messages(name, branch) for name, repository in hub.repositories.items() for branch in repository.branches)
+
+
+# what goes up
+
+
+def test_what_is_fetched_is_what_was_published(hub, meta, folder):
+    assert push_folder(folder, "me/toy", token=TOKEN) == f"{hub.url}/me/toy"
+    assert hub.files("me/toy") == contents(folder)
+    assert set(hub.files("me/toy")) == SAVED
+    assert hub.messages("me/toy") == ["Upload adapter"]
+    fetched = snapshot_download("me/toy")
+    assert_same_adapter(MetaAdapter.from_pretrained(fetched), meta)
+
+
+def test_stock_peft_loads_it_by_its_name(hub, dense_base, meta, folder):
+    push_folder(folder, "me/toy", token=TOKEN)
+    shutil.rmtree(folder)
+    phi = {name: tensor[None] for name, tensor in meta.theta.items()}
+    with Learner(dense_base, meta.lora) as learner, handing(learner.sites, phi), torch.no_grad():
+        own = dense_base.model(input_ids=IDS).logits
+    model = load_base(dense_base.spec, "cpu").model
+    with torch.no_grad():
+        bare = model(input_ids=IDS).logits
+        stock = PeftModel.from_pretrained(model, "me/toy").eval()(input_ids=IDS).logits
+    torch.testing.assert_close(stock, own, rtol=1e-5, atol=1e-5)
+    assert not torch.allclose(bare, own, atol=1e-2), "the adapter must matter for this to show anything"
+    assert ("GET", "/me/toy/resolve/main/adapter_model.safetensors") in hub.requests
+
+
+def test_only_what_belongs_to_an_adapter_goes_up(hub, folder):
+    extra = ("curves.png", "evaluation/results.json", "evaluation/curves.png", "evaluation/seeds/1.json")
+    foreign = ("notes.txt", ".secret", ".git/config", "checkpoints/step-1.safetensors", "optimizer.pt", "sub/README.md", "evaluation/.env")
+    for name in (*extra, *foreign):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(name.encode())
+    push_folder(folder, "me/toy", token=TOKEN)
+    assert set(hub.files("me/toy")) == {*SAVED, *extra}
+    assert not any(name.encode() in hub.uploaded.values() for name in foreign)
+
+
+def test_a_second_push_replaces_the_adapter_and_leaves_other_files(hub, meta, folder):
+    (folder / "evaluation").mkdir()
+    (folder / "evaluation" / "results.json").write_text("{}")
+    push_folder(folder, "me/toy", token=TOKEN)
+    hub.repositories["me/toy"].commit("main", "by hand", {**hub.files("me/toy"), "LICENSE": b"mine", "evaluation.md": b"mine"})
+    other = replace(meta, theta={name: tensor + 1 for name, tensor in meta.theta.items()}, rates={})
+    push_to_hub(other.save_pretrained, "me/toy", token=TOKEN, commit_message="Better")
+    # rates of the first, left over, would not fit the second
+    assert set(hub.files("me/toy")) == {*SAVED, "LICENSE", "evaluation.md"} - {"rates.safetensors"}
+    assert hub.messages("me/toy") == ["Upload adapter", "by hand", "Better"]
+    assert_same_adapter(MetaAdapter.from_pretrained(snapshot_download("me/toy")), other)
+
+
+def test_the_same_again_makes_no_commit(hub, folder):
+    for _ in range(2):
+        assert push_folder(folder, "me/toy", token=TOKEN) == f"{hub.url}/me/toy"
+    assert hub.messages("me/toy") == ["Upload adapter"]
+
+
+def test_a_fetched_adapter_can_be_published_again(hub, folder):
+    push_folder(folder, "me/toy", token=TOKEN)
+    fetched = Path(snapshot_download("me/toy"))
+    assert (fetched / "README.md").is_symlink(), "the client's cache, where a folder holds links to files elsewhere"
+    push_folder(fetched, "me/copy", token=TOKEN)
+    assert hub.files("me/copy") == hub.files("me/toy")
+
+
+def test_a_branch_is_made_and_the_main_one_left(hub, folder):
+    (folder / "curves.png").write_bytes(b"of the first")
+    push_folder(folder, "me/toy", token=TOKEN, revision="seed/1", commit_message="first")
+    (folder / "curves.png").unlink()
+    push_folder(folder, "me/toy", token=TOKEN, revision="seed/1", commit_message="second")
+    assert hub.messages("me/toy", "seed/1") == ["first", "second"]
+    assert hub.files("me/toy", "seed/1") == contents(folder)
+    assert not hub.files("me/toy")
+
+
+def test_a_name_alone_is_of_the_tokens_account(hub, folder):
+    assert push_folder(folder, "toy", token=TOKEN) == f"{hub.url}/me/toy"
+    assert set(hub.files("me/toy")) == SAVED
+
+
+@pytest.mark.parametrize("private", [True, False])
+def test_private_is_private(hub, folder, private):
+    push_folder(folder, "me/toy", token=TOKEN, private=private)
+    push_folder(folder, "me/toy", token=TOKEN, private=private)
+    assert hub.repositories["me/toy"].private is private
+
+
+def test_what_is_to_be_private_does_not_go_into_a_public_repository(hub, folder):
+    hub.make("me/toy")
+    with pytest.raises(HubError, match="me/toy: there already, and public; make it private in its settings"):
+        push_folder(folder, "me/toy", token=TOKEN, private=True)
+    assert_nothing_uploaded(hub)
+
+
+def test_saving_goes_through_a_folder_that_does_not_stay(hub, meta):
+    seen = []
+
+    def save(folder):
+        assert not folder.exists()
+        seen.append(folder)
+        meta.save_pretrained(folder)
+
+    assert push_to_hub(save, "me/toy", token=TOKEN) == f"{hub.url}/me/toy"
+    assert set(hub.files("me/toy")) == SAVED
+    assert not seen[0].parent.exists()
+
+
+def test_the_environment_is_heeded(hub, folder, tmp_path):
+    """The client reads it when it is imported, so this takes a process of its own."""
+    program = "import sys, pathlib; from headstart.adapter.hub import push_folder; print(push_folder(pathlib.Path(sys.argv[1]), 'me/toy'))"
+    told = {"HF_ENDPOINT": hub.url, "HF_TOKEN": TOKEN, "HF_HOME": str(tmp_path / "its"), "HF_HUB_DISABLE_XET": "1", "HF_HUB_OFFLINE": "0"}
+    done = subprocess.run([sys.executable, "-c", program, folder], env={**os.environ, **told}, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == f"{hub.url}/me/toy"
+    assert hub.files("me/toy") == contents(folder)
+
+
+# what is refused before the hub is asked anything
+
+FOLDERS = {
+    "no configuration": (lambda folder: (folder / "adapter_config.json").unlink(), "adapter_config.json: no such file"),
+    "no weights": (lambda folder: (folder / "adapter_model.safetensors").unlink(), "adapter_model.safetensors: no such file"),
+    "no card": (lambda folder: (folder / "README.md").unlink(), "README.md: no such file"),
+    "weights cut off": (
+        lambda folder: (folder / "adapter_model.safetensors").write_bytes((folder / "adapter_model.safetensors").read_bytes()[:-4]),
+        "adapter_model.safetensors: cut off",
+    ),
+    "no plain LoRA": (lambda folder: edit(folder / "adapter_config.json", use_dora=True), "use_dora is set"),
+    "configuration that is no JSON": (lambda folder: (folder / "adapter_config.json").write_text("{"), "not valid JSON"),
+    "a path elsewhere": (
+        lambda folder: edit(folder / "adapter_config.json", corda_config={"cache_file": "/home/someone/cache"}),
+        "corda_config holds '/home/someone/cache', a path on this machine",
+    ),
+    "card of another base": (
+        lambda folder: (folder / "README.md").write_text("---\nbase_model: /home/someone/base\n---\n"),
+        "README.md: base_model is '/home/someone/base' and adapter_config.json's base 'test/tiny'",
+    ),
+    "card without valid metadata": (lambda folder: (folder / "README.md").write_text("---\na: [\n---\n"), "not valid YAML"),
+}
+
+
+@pytest.mark.parametrize("fault", FOLDERS)
+def test_a_folder_that_others_cannot_use_is_refused(hub, folder, fault):
+    spoil, words = FOLDERS[fault]
+    spoil(folder)
+    with pytest.raises(HubError, match=words):
+        push_folder(folder, "me/toy", token=TOKEN)
+    assert not hub.requests
+
+
+@pytest.mark.parametrize(
+    ("base", "words"),
+    [
+        (None, "is None, which does not say what the adapter belongs to"),
+        ("", "is '', which is no id on the hub"),
+        ("/home/someone/models/base", "a path on this machine"),
+        ("~/models/base", "a path on this machine"),
+        (r"C:\models\base", "a path on this machine"),
+        ("./base", "which is no id on the hub"),
+        ("../base", "which is no id on the hub"),
+        ("a/b/c", "which is no id on the hub"),
+        ("models/base", "a folder here, which nobody else has"),
+        ("base", "a folder here, which nobody else has"),
+    ],
+)
+def test_a_base_that_others_cannot_load_is_refused(hub, folder, tmp_path, monkeypatch, base, words):
+    (tmp_path / "here" / "models" / "base").mkdir(parents=True)
+    (tmp_path / "here" / "base").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    edit(folder / "adapter_config.json", base_model_name_or_path=base)
+    with pytest.raises(HubError) as refused:
+        push_folder(folder, "me/toy", token=TOKEN)
+    assert words in str(refused.value)
+    assert "adapter_config.json: base_model_name_or_path is" in str(refused.value)
+    assert not hub.requests
+
+
+@pytest.mark.parametrize("name", ["", "a/b/c", "me/.toy", "me/to--y", "me/toy.git", "me/my toy", "https://huggingface.co/me/toy", "../toy"])
+def test_a_name_that_is_none_is_refused(hub, folder, name):
+    with pytest.raises(HubError, match=r"is no name of a repository .*; give OWNER/NAME"):
+        push_folder(folder, name, token=TOKEN)
+    assert not hub.requests
+
+
+def test_without_a_token_nothing_is_asked(hub, folder):
+    with pytest.raises(HubError, match=r"no token.*hf auth login.*token="):
+        push_folder(folder, "me/toy")
+    assert not hub.requests
+
+
+@pytest.mark.parametrize("token", ["", "hf_mine\nhf_other", "hf_mine ", "hf_mïne"])
+def test_a_token_that_is_none_is_refused_and_not_shown(hub, folder, token):
+    with pytest.raises(HubError, match="copy it again") as refused:
+        push_folder(folder, "me/toy", token=token)
+    assert "hf_m" not in str(refused.value)
+    assert not hub.requests
+
+
+# what the hub refuses
+
+
+@pytest.mark.parametrize("where", ["variable", "file"])
+def test_a_stored_token_is_used(hub, folder, tmp_path, monkeypatch, where):
+    if where == "file":
+        (tmp_path / "home").mkdir()
+        (tmp_path / "home" / "token").write_text(f"{TOKEN}\n")
+    else:
+        monkeypatch.setenv("HF_TOKEN", TOKEN)
+    push_folder(folder, "me/toy")
+    assert set(hub.files("me/toy")) == SAVED
+
+
+def test_a_token_that_is_not_accepted_ends_it_at_once(hub, folder):
+    with pytest.raises(HubError, match=r"the hub does not accept the token \(401: .*hf auth login.*token=") as refused:
+        push_folder(folder, "me/toy", token="hf_other")
+    assert "hf_other" not in str(refused.value)
+    assert hub.requests == [("GET", "/api/whoami-v2")]
+
+
+def test_another_account_is_refused(hub, folder):
+    with pytest.raises(HubError, match=r"you/toy: the token may not write there .403: .*rights to create.*your own account"):
+        push_folder(folder, "you/toy", token=TOKEN)
+    assert not hub.repositories
+
+
+def test_anothers_repository_is_refused(hub, folder):
+    hub.make("you/toy", {"README.md": b"theirs"})
+    with pytest.raises(HubError, match=r"the token may not write there .403: .*no write access to you/toy.*write access"):
+        push_folder(folder, "you/toy", token=TOKEN)
+    assert_nothing_uploaded(hub)
+    assert hub.files("you/toy") == {"README.md": b"theirs"}
+
+
+PREUPLOAD, COMMIT = "/api/models/me/toy/preupload/main", "/api/models/me/toy/commit/main"
+ANSWERS = {
+    "gated": (("GET", ".*/tree/main", 403, "ask first", "GatedRepo"), "gated, and not open to the token; ask for access at http.*/me/toy"),
+    "gone": (("POST", PREUPLOAD, 404, "gone", "RepoNotFound"), "no such repository or revision.*404: gone.*check the name"),
+    "no branch": (("POST", PREUPLOAD, 404, "no main", "RevisionNotFound"), "no such repository or revision.*404: no main"),
+    "read only": (("POST", PREUPLOAD, 403, "read-only token"), "may not write there .403: read-only token.*a token with write access"),
+    "card refused": (("POST", "/api/validate-yaml", 400, "", None, {"errors": [{"message": "bad licence"}]}), "README.md. - bad licence"),
+    "storage refused": (("PUT", "/large/.*", 403, "expired"), "connection broke .RuntimeError: Error while uploading"),
+    "changed meanwhile": (("POST", COMMIT, 412, "a commit has happened since"), "changed meanwhile .412: a commit has.*publish again"),
+    "too often": (("POST", "/api/repos/create", 429, "slow down"), "too many requests .429: .*wait a while"),
+    "failing": (("POST", COMMIT, 500, "internal"), "the hub fails .500: internal.; try again later"),
+    "quota": (("POST", "/api/repos/create", 413, "no space left"), "the hub refused .413: no space left"),
+    "another page": (("GET", "/api/whoami-v2", 200, "", None, b"<html>Please log in"), "cannot be reached, .*JSONDecodeError.*the proxy"),
+}
+
+
+@pytest.mark.parametrize("answer", ANSWERS)
+def test_what_the_hub_refuses_is_said_and_nothing_is_committed(hub, folder, answer):
+    fault, words = ANSWERS[answer]
+    hub.fail(*fault)
+    with pytest.raises(HubError, match=f"^me/toy: .*{words}"):
+        push_folder(folder, "me/toy", token=TOKEN)
+    assert not any(hub.messages(name) for name in hub.repositories)
+
+
+def test_no_network(hub, folder, monkeypatch):
+    with serving() as gone:
+        pass
+    monkeypatch.setattr(constants, "ENDPOINT", gone.url)
+    with pytest.raises(HubError, match=f"me/toy: the hub at {gone.url} cannot be reached.*ConnectError.*check the network"):
+        push_folder(folder, "me/toy", token=TOKEN)
+
+
+def test_offline(hub, folder, monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(HubError, match="told to stay offline; unset HF_HUB_OFFLINE"):
+        push_folder(folder, "me/toy", token=TOKEN)
+    assert not hub.requests
