@@ -157,7 +157,8 @@ def measure(base: Base, options: argparse.Namespace) -> dict[str, Any]:
         "peft_loop": partial(stock_side, base, meta, first, 1, usual_loss),
         "peft_best": partial(stock_side, base, meta, first, 1, careful_loss),
     }
-    found = interleaved({name: sides[name] for name in options.sides}, options.repeats, base.device, shorter)
+    wanted, first_runs = ({name: each[name] for name in options.sides} for each in (sides, shorter))
+    found = interleaved(wanted, options.repeats, base.device, first_runs)
     counts = {"headstart": len(jobs), "peft_loop": len(few), "peft_best": len(few)}
     speeds = {name: ratio(60.0 * counts[name], found[name].median if name in found else None) for name in SIDES}
     return {
