@@ -96,7 +96,7 @@ def verdict(outcome: Outcome) -> str:
         return f"The head start helps: {measured}, against {rival}.{_sooner(outcome, other)}"
     if gain < -error:
         return f"The head start does not help here: {measured}, against {rival}. Take the fresh LoRA, or more rows."
-    undecided = f"The head start makes no clear difference in the end: {measured} (two standard errors), against {rival}."
+    undecided = f"The head start makes no clear difference in the end: {measured}, against {rival}."
     return undecided + _sooner(outcome, other)
 
 
@@ -105,10 +105,11 @@ def _sooner(outcome: Outcome, other: Side) -> str:
     own, its = (outcome.curves.get(name, {}) for name in (outcome.sides[1].name, other.name))
     if not own or not its:
         return ""
+    # measured rows may say otherwise than those that chose; of that there is nothing to tell in steps
     lowest = min(its, key=its.__getitem__)
     reached = next((step for step, loss in own.items() if loss <= its[lowest]), None)
     if reached is None:
-        return " It never reached the fresh LoRA's lowest held-out loss."
+        return ""
     return f" It was at the fresh LoRA's lowest held-out loss after {reached} steps, the fresh LoRA after {lowest}."
 
 
