@@ -143,7 +143,11 @@ def initial(base: Base) -> MetaAdapter:
 
 def measure(base: Base, options: argparse.Namespace) -> dict[str, Any]:
     """One row: seconds and tenants a minute of each side, and how far their losses are apart."""
-    jobs, settings, meta = tenants(options.tenants, options.examples), Settings(steps=options.steps, measure=False), initial(base)
+    jobs, settings, meta = (
+        tenants(options.tenants, options.examples),
+        Settings(steps=options.steps, batch_size=options.examples, measure=False),
+        initial(base),
+    )
     few = jobs[:: -(-len(jobs) // options.stock_tenants)]
     usual, careful = (stock_rows(base, few, bucketed) for bucketed in (False, True))
     first = {few[0].name: usual[few[0].name]}

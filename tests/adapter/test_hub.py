@@ -14,6 +14,7 @@ from hub import TOKEN, point_client_at, serving
 from huggingface_hub import constants, snapshot_download
 from peft import PeftModel
 
+from headstart.adapter.adapted import AdaptedAdapter
 from headstart.adapter.hub import HubError, push_folder, push_to_hub
 from headstart.adapter.meta_adapter import Adaptation, MetaAdapter
 from headstart.model.base import load_base
@@ -177,6 +178,24 @@ def test_saving_goes_through_a_folder_that_does_not_stay(hub, meta):
     assert push_to_hub(save, "me/toy", token=TOKEN) == f"{hub.url}/me/toy"
     assert set(hub.files("me/toy")) == SAVED
     assert not seen[0].parent.exists()
+
+
+def test_a_meta_adapter_publishes_itself(hub, meta):
+    assert meta.push_to_hub("me/toy", private=True, token=TOKEN) == f"{hub.url}/me/toy"
+    assert set(hub.files("me/toy")) == SAVED
+    assert hub.repositories["me/toy"].private
+    assert_same_adapter(MetaAdapter.from_pretrained(snapshot_download("me/toy", token=TOKEN)), meta)
+
+
+def test_an_adapted_adapter_publishes_itself(hub, dense_base, meta):
+    adapted = AdaptedAdapter(meta.theta, meta.lora, dense_base, "Shout.", ("yes", "no"), steps=2, history=(2.0, 1.0))
+    assert adapted.push_to_hub("me/toy", private=True, token=TOKEN) == f"{hub.url}/me/toy"
+    assert set(hub.files("me/toy")) == SAVED - {"rates.safetensors"}
+    assert hub.repositories["me/toy"].private
+    fetched = AdaptedAdapter.from_pretrained(snapshot_download("me/toy", token=TOKEN), base=dense_base)
+    assert fetched.phi.keys() == adapted.phi.keys()
+    assert all(torch.equal(fetched.phi[name], adapted.phi[name]) for name in adapted.phi)
+    assert fetched.about() == adapted.about()
 
 
 def test_the_environment_is_heeded(hub, folder, tmp_path):

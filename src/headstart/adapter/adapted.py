@@ -172,7 +172,7 @@ class AdaptedAdapter:
             token: of the hub; the one that `hf auth login` stored where None.
 
         Raises:
-            HubError: nothing was uploaded; the message says why.
+            HubError: nothing was published; the message says why.
         """
         return push_to_hub(self.save_pretrained, repo_id, private=private, token=token)
 
