@@ -11,12 +11,13 @@ from typing import Any
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
 from headstart.adapter.adapted import likeliest_first
 from headstart.adapter.header import AdapterError
 from headstart.adapter.stored import StoredAdapter, read_adapter, together
 from headstart.algorithms.types import Tensors
-from headstart.files import require_writable, writing
+from headstart.files import WriteError, require_writable, writing
 from headstart.model.base import load_base, load_tokenizer
 from headstart.model.decode import OnTokens, Sampling, decode
 from headstart.passes import Passes, passes_over
@@ -70,10 +71,11 @@ def generate(
         file: a `.jsonl` or `.csv` file with `input`, and perhaps `instruction` and `output`, instead of prompts.
         output: a file for the JSON lines, which is there when all are answered; printed where None.
         instruction: what precedes every input that has none of its own; the adapter's where None.
-        labels: to choose among by their probabilities; the adapter's own where None, written answers where empty.
+        labels: to choose among by their probabilities, white space around them and repeated ones left out; the adapter's own where
+            None, written answers where empty.
         sampling: how written answers are chosen.
         batch_size: how many inputs are answered at once, by all adapters.
-        base_source: where the base's weights come from; what the first adapter says where None.
+        base_source: where the base's weights come from; what the first adapter that tells says where None.
         allow_base_variant: accept other weights of the same base.
         console: prints.
 
@@ -81,7 +83,7 @@ def generate(
         For each input and adapter `adapter`, `input`, `output`, and where there are labels `probabilities`, the likeliest first.
 
     Raises:
-        SuiteError: nothing to answer, or an input that cannot be rendered; raised before the base is loaded.
+        SuiteError: nothing to answer, or an input or label that cannot be rendered; raised before the base is loaded.
         AdapterError, BaseError: an adapter cannot be used, or is of another base.
         DecodeError: there is no room for an answer.
         WriteError: the output cannot be written.
@@ -89,13 +91,14 @@ def generate(
     console, sampling = console or Console(), sampling or Sampling()
     questions = _questions(prompts, file)
     stored = [_told(one, instruction, labels) for one in _read(adapters)]
-    spec = stored[0].base_from(base_source)
+    # a plain PEFT adapter does not tell how its base was loaded
+    spec = next((one for one in stored if one.fingerprint), stored[0]).base_from(base_source)
     renderer = Renderer(load_tokenizer(spec), max(one.max_length for one in stored))
     for one in stored:
         for question in questions:
-            renderer.prompt(_instruction(one, question), question.input)
-    if output:
-        require_writable(Path(output))
+            _require_room(one, question, renderer)
+    if output is not None:
+        _require_file(Path(output))
     base = load_base(spec)
     for one in stored:
         one.require_base(base, allow_base_variant)
@@ -105,8 +108,10 @@ def generate(
         phi = {name: tensor.to(base.device) for name, tensor in phi.items()}
         for start in range(0, len(questions), batch_size):
             batch = questions[start : start + batch_size]
+            # the same seed in every batch would draw the same again
+            drawing = replace(sampling, seed=(sampling.seed + start) % 2**63)
             with sink.showing(batch, stored, renderer) as on_tokens:
-                answers = _answered(stored, phi, batch, passes, sampling, on_tokens)
+                answers = _answered(stored, phi, batch, passes, drawing, on_tokens)
             found += sink.take(batch, stored, answers)
     return found
 
@@ -147,15 +152,28 @@ def _read(adapters: Sequence[str | Path]) -> list[StoredAdapter]:
 
 
 def _told(adapter: StoredAdapter, instruction: str | None, labels: tuple[str, ...] | None) -> StoredAdapter:
-    return replace(
-        adapter,
-        instruction=adapter.instruction if instruction is None else instruction,
-        labels=adapter.labels if labels is None else labels,
-    )
+    chosen = adapter.labels if labels is None else tuple(dict.fromkeys(label.strip() for label in labels))
+    if not all(chosen):
+        raise SuiteError(f"one of the labels {list(chosen)} is empty; an answer needs some text")
+    return replace(adapter, instruction=adapter.instruction if instruction is None else instruction, labels=chosen)
 
 
 def _instruction(adapter: StoredAdapter, question: Question) -> str:
     return adapter.instruction if question.instruction is None else question.instruction
+
+
+def _require_room(adapter: StoredAdapter, question: Question, renderer: Renderer) -> None:
+    """See that the request, and each label behind it, can be rendered; raises `SuiteError`."""
+    instruction = _instruction(adapter, question)
+    renderer.prompt(instruction, question.input)
+    renderer.render(instruction, [Example(question.input, label) for label in adapter.labels])
+
+
+def _require_file(path: Path) -> None:
+    """See that a file to come can be written; raises `WriteError`."""
+    if path.is_dir():
+        raise WriteError(f"{path}: cannot be written: a folder is there; name a file for the answers")
+    require_writable(path)
 
 
 Answers = list[list[dict[str, Any]]]
@@ -256,7 +274,9 @@ class _Sink:
         elif self.console.is_terminal:
             self.console.print(_table(questions, adapters, [[_shown(one) for one in own] for own in answers]))
         else:
-            say(self.console, *(json.dumps(row, ensure_ascii=False) for row in rows))
+            for row in rows:
+                # as it is: no smiley where a text has `:smile:`
+                self.console.out(json.dumps(row, ensure_ascii=False), highlight=False)
         return rows
 
 
@@ -274,8 +294,9 @@ def _table(questions: Sequence[Question], adapters: Sequence[StoredAdapter], col
     table = Table(show_lines=True)
     expected = any(each.expected is not None for each in questions)
     for heading in ("input", *(["expected"] if expected else []), *(one.name for one in adapters)):
-        table.add_column(heading.replace("[", r"\["), overflow="fold")
+        table.add_column(Text(heading), overflow="fold")
     for number, each in enumerate(questions):
         told = [each.expected or ""] if expected else []
-        table.add_row(*(text.replace("[", r"\[") for text in (each.input, *told, *(column[number] for column in columns))))
+        # texts, not markup: brackets and backslashes stand as they are
+        table.add_row(*map(Text, (each.input, *told, *(column[number] for column in columns))))
     return table

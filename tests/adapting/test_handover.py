@@ -9,6 +9,7 @@ from transformers import AutoModelForCausalLM, DataCollatorForSeq2Seq, Trainer, 
 from headstart.adapter.stored import read_adapter
 from headstart.algorithms.inner import expand
 from headstart.tasks.rows import Rendered, build_rows
+from headstart.tasks.task import Example
 
 # answers of as many tokens, so that the mean over a batch's tokens, which they take, is the mean over examples
 COUNT = 4
@@ -57,13 +58,13 @@ def loss_of(meta, passes, rendered):
     return float(passes.learner.losses(expand(meta.theta, 1), build_rows([rendered])))
 
 
-def first_loss(trainer):
-    return next(entry["loss"] for entry in trainer.state.log_history if "loss" in entry)
+def losses_of(trainer):
+    return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
 
 
 def require_trained_on(trainer, meta, folder):
     """Losses fell, and what was saved is a plain adapter that has moved."""
-    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    losses = losses_of(trainer)
     assert losses[-1] < losses[0]
     trainer.save_model(folder)
     saved = read_adapter(folder)
@@ -71,32 +72,41 @@ def require_trained_on(trainer, meta, folder):
     assert all(not torch.equal(saved.phi[name], meta.theta[name]) for name in meta.theta)
 
 
-def test_the_bare_trainer_starts_at_our_loss_and_goes_on(meta, passes, model, rows, arguments, tmp_path, tokenizer):
-    data = passes.batcher.renderer.training_rows("Shout.", rows)
-    trainer = Trainer(
-        model=model(is_trainable=True),
-        args=TrainingArguments(**arguments),
-        train_dataset=data,
-        data_collator=DataCollatorForSeq2Seq(tokenizer, padding=True),
-    )
-    trainer.train()
-    assert first_loss(trainer) == pytest.approx(our_loss(meta, passes, rows), rel=1e-4)
-    require_trained_on(trainer, meta, tmp_path / "saved")
-
-
-def sft(model, arguments, data, tokenizer):
-    trl = pytest.importorskip("trl")
-    options = {**arguments, "gradient_checkpointing": False, "completion_only_loss": None}
-    trainer = trl.SFTTrainer(model=model, args=trl.SFTConfig(**options), train_dataset=Dataset.from_list(data), processing_class=tokenizer)
+def bare(model, arguments, data, tokenizer):
+    collator = DataCollatorForSeq2Seq(tokenizer, padding=True)
+    trainer = Trainer(model=model, args=TrainingArguments(**arguments), train_dataset=data, data_collator=collator)
     trainer.train()
     return trainer
 
 
-def test_trls_trainer_starts_at_our_loss_and_goes_on(meta, passes, model, rows, arguments, tmp_path, tokenizer):
+def sft(model, arguments, data, tokenizer):
+    """TRL's trainer; where `arguments` say nothing, its own defaults, gradient checkpointing among them."""
+    trl = pytest.importorskip("trl")
+    trainer = trl.SFTTrainer(
+        model=model, args=trl.SFTConfig(**arguments), train_dataset=Dataset.from_list(data), processing_class=tokenizer
+    )
+    trainer.train()
+    return trainer
+
+
+@pytest.mark.parametrize("train", [bare, sft])
+def test_another_trainer_starts_at_our_loss_and_goes_on(train, meta, passes, model, rows, arguments, tmp_path, tokenizer):
     data = passes.batcher.renderer.training_rows("Shout.", rows)
-    trainer = sft(model(is_trainable=True), arguments, data, tokenizer)
-    assert first_loss(trainer) == pytest.approx(our_loss(meta, passes, rows), rel=1e-4)
+    trainer = train(model(is_trainable=True), arguments, data, tokenizer)
+    assert losses_of(trainer)[0] == pytest.approx(our_loss(meta, passes, rows), rel=1e-5)
     require_trained_on(trainer, meta, tmp_path / "saved")
+
+
+@pytest.mark.parametrize("train", [bare, sft])
+def test_over_answers_of_several_lengths_theirs_is_the_mean_over_tokens(train, meta, passes, model, rows, arguments, tokenizer):
+    """Ours weighs examples alike, theirs tokens: a long answer counts for more."""
+    rows = [rows[0], Example(rows[1].input, "a longer answer")]
+    trainer = train(model(is_trainable=True), arguments, passes.batcher.renderer.training_rows("Shout.", rows), tokenizer)
+    tokens = [len(one.ids) - one.answer for one in passes.batcher.renderer.render("Shout.", rows)]
+    each = [our_loss(meta, passes, [row]) for row in rows]
+    mean = sum(loss * count for loss, count in zip(each, tokens, strict=True)) / sum(tokens)
+    assert losses_of(trainer)[0] == pytest.approx(mean, rel=1e-5)
+    assert losses_of(trainer)[0] != pytest.approx(our_loss(meta, passes, rows), rel=1e-3)
 
 
 def test_trl_trains_on_what_the_template_puts_behind_a_chats_end_token(meta, passes, model, rows, arguments, tokenizer):
@@ -112,10 +122,28 @@ def test_trl_trains_on_what_the_template_puts_behind_a_chats_end_token(meta, pas
     (line_end,) = tokenizer("\n", add_special_tokens=False)["input_ids"]
     rendered = passes.batcher.renderer.render("Shout.", rows)
     longer = [[Rendered((*one.ids, line_end), one.answer)] for one in rendered]
-    assert first_loss(trainer) == pytest.approx(loss_of(meta, passes, longer), rel=1e-4)
-    assert first_loss(trainer) != pytest.approx(our_loss(meta, passes, rows), rel=1e-3)
+    assert losses_of(trainer)[0] == pytest.approx(loss_of(meta, passes, longer), rel=1e-5)
+    assert losses_of(trainer)[0] != pytest.approx(our_loss(meta, passes, rows), rel=1e-3)
 
 
 def test_an_adapter_loaded_without_is_trainable_does_not_train(model):
     assert not [name for name, parameter in model().named_parameters() if parameter.requires_grad]
     assert all("lora_" in name for name, parameter in model(is_trainable=True).named_parameters() if parameter.requires_grad)
+
+
+def test_without_is_trainable_the_bare_trainer_fails(passes, model, rows, arguments, tokenizer):
+    with pytest.raises(RuntimeError, match="does not require grad"):
+        bare(model(), arguments, passes.batcher.renderer.training_rows("Shout.", rows), tokenizer)
+
+
+@pytest.mark.parametrize("train", [bare, sft])
+def test_without_is_trainable_gradient_checkpointing_hides_that_nothing_trains(train, passes, model, rows, arguments, tokenizer):
+    """The base's inputs then ask for gradients, so that going back fails nowhere; TRL checkpoints by default."""
+    frozen = model()
+    before = {name: tensor.clone() for name, tensor in frozen.state_dict().items()}
+    told = arguments if train is sft else {**arguments, "gradient_checkpointing": True}
+    trainer = train(frozen, told, passes.batcher.renderer.training_rows("Shout.", rows), tokenizer)
+    losses = losses_of(trainer)
+    assert len(losses) == arguments["max_steps"]
+    assert losses == pytest.approx([losses[0]] * len(losses), rel=1e-5)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in frozen.state_dict().items())

@@ -12,7 +12,7 @@ from headstart.adapter.files import from_json, read_json, read_peft
 from headstart.adapter.header import AdapterError
 from headstart.adapter.meta_adapter import MetaAdapter, RecordedBase, adapter_folder, require_agreement, require_version
 from headstart.model.base import Base, BaseSpec
-from headstart.model.learner import LoraSpec
+from headstart.model.learner import Learner, LoraSpec
 from headstart.tasks.render import DEFAULT_MAX_LENGTH
 
 
@@ -56,7 +56,8 @@ class StoredAdapter:
         """Refuse a base that is not the adapter's own, as far as the adapter tells.
 
         Raises:
-            AdapterError: another id, or the same id with other weights and not `allow_variant`.
+            AdapterError: another id, or the same id with other weights and not `allow_variant`; or tensors that do not fit its layers.
+            TargetError: the base has no layers of the adapter's targets.
         """
         if base.spec.id != self.base.id:
             raise AdapterError(f"{self.name}: the adapter belongs to {self.base.id}, not to {base.spec.id}")
@@ -65,6 +66,17 @@ class StoredAdapter:
                 f"{self.name}: the adapter was made on weights of {self.base.id} from {self.base.source!r} (fingerprint "
                 f"{self.fingerprint}), but the base loaded from {base.spec.source!r} has others ({base.fingerprint}); load the same "
                 "source, or accept these with --allow-base-variant (in Python allow_base_variant=True)"
+            )
+        with Learner(base, self.lora) as learner:
+            self._require_shapes(learner.shapes())
+
+    def _require_shapes(self, wanted: Mapping[str, tuple[int, int]]) -> None:
+        found = {name: tuple(tensor.shape) for name, tensor in self.phi.items()}
+        odd = next((name for name in sorted(wanted.keys() | found.keys()) if wanted.get(name) != found.get(name)), None)
+        if odd:
+            raise AdapterError(
+                f"{self.name}: the adapter does not fit the layers of {self.base.id}: {odd!r} has shape {found.get(odd)}, the base and the "
+                f"targets ask for {wanted.get(odd)}; load the base that it was made for, or copy the whole folder again"
             )
 
 
@@ -91,21 +103,21 @@ def read_adapter(folder: str | Path) -> StoredAdapter:
         AdapterError: there is none, or it is no plain LoRA; a file is missing, broken or from a newer version.
     """
     folder = adapter_folder(folder)
-    path = folder / "headstart.json"
+    name, path = folder.absolute().name, folder / "headstart.json"
     if not path.exists():
         phi, lora, base_id = read_peft(folder)
-        return StoredAdapter(folder.name, phi, lora, BaseSpec(base_id, source="hub"))
+        return StoredAdapter(name, phi, lora, BaseSpec(base_id, source="hub"))
     content = read_json(path)
     if content.get("kind") != "adapted_adapter":
         meta = MetaAdapter.from_pretrained(folder)
-        return StoredAdapter(folder.name, meta.theta, meta.lora, meta.base, meta.fingerprint, max_length=meta.max_length)
+        return StoredAdapter(name, meta.theta, meta.lora, meta.base, meta.fingerprint, max_length=meta.max_length)
     require_version(content, path)
     about = from_json(_About, content, path)
     phi, lora, base_id = read_peft(folder)
     require_agreement(folder, about.base.id, about.lora, lora, base_id)
     base = BaseSpec(**{each.name: getattr(about.base, each.name) for each in fields(BaseSpec)})
     told = {each.name: getattr(about, each.name) for each in fields(_About) if each.name not in ("kind", "base", "lora")}
-    return StoredAdapter(folder.name, phi, lora, base, about.base.fingerprint, **told)
+    return StoredAdapter(name, phi, lora, base, about.base.fingerprint, **told)
 
 
 def together(adapters: Sequence[StoredAdapter]) -> tuple[dict[str, Tensor], LoraSpec]:
