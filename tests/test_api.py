@@ -19,7 +19,13 @@ def described_names():
         thing = getattr(headstart, name)
         yield f"headstart.{name}{described_signature(thing)}"
         if inspect.isclass(thing) and thing.__module__.startswith("headstart"):
-            for member, value in sorted(vars(thing).items()):
+            own = {
+                name: value
+                for kind in reversed(thing.__mro__)
+                if kind.__module__.startswith("headstart")
+                for name, value in vars(kind).items()
+            }
+            for member, value in sorted(own.items()):
                 if not member.startswith("_") and callable(getattr(thing, member)) and not inspect.isclass(value):
                     yield f"headstart.{name}.{member}{described_signature(getattr(thing, member))}"
 

@@ -298,7 +298,7 @@ def test_a_terminal_sees_a_table_with_every_answer(folders, rows):
 def test_a_table_shows_texts_as_they_are(tiny_spec):
     texts = ["[red]a[/red]", r"a\[b]", ":smile:", "ends in \\", "[/b]"]
     terminal = StringIO()
-    named = [StoredAdapter("kind[0]", {}, LoraSpec(), tiny_spec())]
+    named = [StoredAdapter({}, LoraSpec(), "kind[0]", tiny_spec())]
     Console(file=terminal, width=80).print(generating._table([generating.Question(text) for text in texts], named, [texts]))
     for text in texts:
         assert terminal.getvalue().count(text) == 2
@@ -383,3 +383,29 @@ def test_the_command_stopped_by_ctrl_c_leaves_nothing(here, folders, rows, tmp_p
     assert done.returncode == STOPPED
     assert "Traceback" not in done.stderr
     assert sorted(tmp_path.iterdir()) == before
+
+
+def test_bases_loaded_in_different_ways_are_not_mixed(folders, monkeypatch):
+    read = generating.read_adapter
+
+    def differently(folder):
+        one = read(folder)
+        return replace(one, base=replace(one.base, quantization="nf4")) if str(folder).endswith("two") else one
+
+    monkeypatch.setattr(generating, "read_adapter", differently)
+    with pytest.raises(AdapterError, match=r"loaded in more than one way .*nf4 float32"):
+        generate([folders[0] / "one", folders[0] / "two"], prompts=["x"])
+
+
+def test_an_empty_cell_is_no_instruction(folders, tmp_path, quiet):
+    path = tmp_path / "rows.csv"
+    path.write_text("input,instruction\nabc,\n")
+    one = [folders[0] / "one"]
+    found = generate(one, file=path, sampling=SHORT, console=quiet)
+    assert answers(found, "one") == folders[1]["one"].generate(["abc"], max_new_tokens=6)
+
+
+def test_more_tokens_than_the_base_has_places_are_told_before_the_first_batch(folders, monkeypatch):
+    monkeypatch.setattr(generating, "decode", lambda *_: pytest.fail("it began"))
+    with pytest.raises(DecodeError, match="lower max_new_tokens"):
+        generate([folders[0] / "one"], prompts=["x"], sampling=Sampling(max_new_tokens=4000))

@@ -6,7 +6,7 @@ import itertools
 from rich.console import Console
 
 from headstart import progress
-from headstart.progress import clock, meter
+from headstart.progress import clock, meter, say
 
 
 def lines_of(shares, monkeypatch, seconds_a_step=20.0, done=0.0):
@@ -45,3 +45,10 @@ def test_clock():
 def test_time_left_does_not_count_what_was_done_before(monkeypatch):
     lines = lines_of([0.75], monkeypatch, done=0.5)
     assert lines == ["train:  75%, 0:20 so far, 0:20 left; loss 1.0"]
+
+
+def test_what_is_said_is_said_as_it_is():
+    console = Console(file=io.StringIO(), width=20)
+    text = r"a :smile: in [bold] and a line longer than the terminal is wide"
+    say(console, text)
+    assert console.file.getvalue() == f"{text}\n"

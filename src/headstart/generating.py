@@ -19,7 +19,7 @@ from headstart.adapter.stored import StoredAdapter, read_adapter, together
 from headstart.algorithms.types import Tensors
 from headstart.files import WriteError, require_writable, writing
 from headstart.model.base import load_base, load_tokenizer
-from headstart.model.decode import OnTokens, Sampling, decode
+from headstart.model.decode import OnTokens, Prompt, Sampling, decode, require_room
 from headstart.passes import Passes, passes_over
 from headstart.progress import say
 from headstart.tasks.episodes import Draw
@@ -94,12 +94,11 @@ def generate(
     # a plain PEFT adapter does not tell how its base was loaded
     spec = next((one for one in stored if one.fingerprint), stored[0]).base_from(base_source)
     renderer = Renderer(load_tokenizer(spec), max(one.max_length for one in stored))
-    for one in stored:
-        for question in questions:
-            _require_room(one, question, renderer)
+    requests = [_requested(one, question, renderer) for one in stored for question in questions]
     if output is not None:
         _require_file(Path(output))
     base = load_base(spec)
+    require_room(base.model, [max(requests, key=len)], sampling)
     for one in stored:
         one.require_base(base, allow_base_variant)
     phi, lora = together(stored)
@@ -124,7 +123,7 @@ def _questions(prompts: Sequence[str], file: str | Path | None) -> list[Question
     return [
         Question(
             text_of(row, "input", where),
-            text_of(row, "instruction", where) if row.get("instruction") is not None else None,
+            (text_of(row, "instruction", where, default="") or None) if row.get("instruction") is not None else None,
             text_of(row, "output", where) if row.get("output") is not None else None,
         )
         for where, row in read_rows(file)
@@ -146,6 +145,11 @@ def _read(adapters: Sequence[str | Path]) -> list[StoredAdapter]:
     other = next((one for one in found if one.base.id != first.base.id), None)
     if other:
         raise AdapterError(f"{first.name} belongs to {first.base.id} and {other.name} to {other.base.id}; answer with one base at a time")
+    # those that do not tell how their base was loaded take it as it comes
+    loaded = {(one.base.quantization, one.base.dtype): one.name for one in found if one.fingerprint}
+    if len(loaded) > 1:
+        told = ", ".join(f"{name} on {quantization} {dtype}" for (quantization, dtype), name in loaded.items())
+        raise AdapterError(f"the adapters' bases are loaded in more than one way ({told}); answer with one way at a time")
     names = [one.name for one in found]
     paths = list(dict.fromkeys(map(str, adapters)))
     return [one if names.count(one.name) == 1 else replace(one, name=path) for one, path in zip(found, paths, strict=True)]
@@ -162,11 +166,11 @@ def _instruction(adapter: StoredAdapter, question: Question) -> str:
     return adapter.instruction if question.instruction is None else question.instruction
 
 
-def _require_room(adapter: StoredAdapter, question: Question, renderer: Renderer) -> None:
-    """See that the request, and each label behind it, can be rendered; raises `SuiteError`."""
+def _requested(adapter: StoredAdapter, question: Question, renderer: Renderer) -> Prompt:
+    """The request's tokens; raises `SuiteError` where it, or a label behind it, cannot be rendered."""
     instruction = _instruction(adapter, question)
-    renderer.prompt(instruction, question.input)
     renderer.render(instruction, [Example(question.input, label) for label in adapter.labels])
+    return renderer.prompt(instruction, question.input)
 
 
 def _require_file(path: Path) -> None:

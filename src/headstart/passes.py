@@ -79,7 +79,7 @@ class Passes:
         for micro, rows in prepared:
             index = torch.tensor(micro.tasks, device=values.device)
             share = torch.tensor(micro.shares, device=values.device)
-            part, found = gradients(self.learner.losses, _tasks(phi, index), rows, names)
+            part, found = gradients(self.learner.losses, selected(phi, index), rows, names)
             values.index_add_(0, index, part * share)
             for name, gradient in found.items():
                 total[name].index_add_(0, index, gradient * per_task(share, gradient))
@@ -105,7 +105,7 @@ class Passes:
         for number, micro in enumerate(micros, start=1):
             index = torch.tensor(micro.tasks, device=self.batcher.device)
             whole = micro.tasks == tuple(range(len(draws)))
-            parts = compute(phi if whole else _tasks(phi, index), micro.draws, self.batcher)
+            parts = compute(phi if whole else selected(phi, index), micro.draws, self.batcher)
             for task, part in zip(micro.tasks, parts, strict=True):
                 found[task].append(part)
             if told:
@@ -169,5 +169,6 @@ def _micro_batch(parts: Sequence[Part], draws: Sequence[Draw]) -> MicroBatch:
     return MicroBatch(tuple(task for task, _ in parts), chosen, tuple(len(part) / len(draws[task].query) for task, part in parts))
 
 
-def _tasks(phi: Tensors, index: Tensor) -> dict[str, Tensor]:
+def selected(phi: Tensors, index: Tensor) -> dict[str, Tensor]:
+    """The tensors `(T, ...)` of some tasks."""
     return {name: tensor.index_select(0, index) for name, tensor in phi.items()}

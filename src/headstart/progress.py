@@ -12,9 +12,9 @@ SECONDS_BETWEEN_LINES = 15.0
 
 
 def say(console: Console, *lines: str) -> None:
-    """Print lines as they are: no markup, no colours, no breaks where the terminal is narrow."""
+    """Print lines as they are: no markup, no colours, no emoji for their names, no breaks where the terminal is narrow."""
     for line in lines:
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+        console.print(line, highlight=False, markup=False, emoji=False, soft_wrap=True)
 
 
 class Meter(Protocol):

@@ -85,7 +85,7 @@ def test_rows_may_be_mappings_and_repeat_themselves(telling, toy_suite):
     [
         ([], "no examples"),
         ([{"input": "a"}], "row 1: `output` is missing"),
-        ([{"input": "a", "output": "yes"}, {"input": "b", "output": 1}], "row 2: `output` is missing or no text"),
+        ([{"input": "a", "output": "yes"}, {"input": "b", "output": 1}], "row 2: `output` is int, not text"),
         ([{"input": "a", "output": "perhaps"}], "'perhaps', which is not among its labels"),
     ],
 )
@@ -221,3 +221,14 @@ def test_over_four_bits_it_comes_back_to_the_bit_too(tiny_spec, meta, toy_suite,
     assert found.base.spec == base.spec
     assert isinstance(found.evaluate(rows), Metrics)
     assert found.evaluate(rows) == own.evaluate(rows)
+
+
+def test_no_inputs_have_no_answers(telling):
+    assert telling.classify([]) == telling.generate([]) == []
+
+
+def test_a_card_without_a_number_of_rows_has_no_gap(shouting, tmp_path):
+    replace(shouting, record={}).save_pretrained(tmp_path / "made")
+    card = (tmp_path / "made" / "README.md").read_text()
+    assert "steps. It is a plain PEFT adapter" in card
+    assert "?" not in card.split("## Use")[0]

@@ -15,7 +15,7 @@ from huggingface_hub import constants, snapshot_download
 from peft import PeftModel
 
 from headstart.adapter.adapted import AdaptedAdapter
-from headstart.adapter.hub import HubError, push_folder, push_to_hub
+from headstart.adapter.hub import HubError, Publishable, push_folder
 from headstart.adapter.meta_adapter import Adaptation, MetaAdapter
 from headstart.model.base import load_base
 from headstart.model.learner import Learner, LoraSpec
@@ -117,7 +117,7 @@ def test_a_second_push_replaces_the_adapter_and_leaves_other_files(hub, meta, fo
     push_folder(folder, "me/toy", token=TOKEN)
     hub.repositories["me/toy"].commit("main", "by hand", {**hub.files("me/toy"), "LICENSE": b"mine", "evaluation.md": b"mine"})
     other = replace(meta, theta={name: tensor + 1 for name, tensor in meta.theta.items()}, rates={})
-    push_to_hub(other.save_pretrained, "me/toy", token=TOKEN, commit_message="Better")
+    other.push_to_hub("me/toy", token=TOKEN, commit_message="Better")
     # rates of the first, left over, would not fit the second
     assert set(hub.files("me/toy")) == {*SAVED, "LICENSE", "evaluation.md"} - {"rates.safetensors"}
     assert hub.messages("me/toy") == ["Upload adapter", "by hand", "Better"]
@@ -170,12 +170,13 @@ def test_what_is_to_be_private_does_not_go_into_a_public_repository(hub, folder)
 def test_saving_goes_through_a_folder_that_does_not_stay(hub, meta):
     seen = []
 
-    def save(folder):
-        assert not folder.exists()
-        seen.append(folder)
-        meta.save_pretrained(folder)
+    class Saved(Publishable):
+        def save_pretrained(self, folder):
+            assert not folder.exists()
+            seen.append(folder)
+            meta.save_pretrained(folder)
 
-    assert push_to_hub(save, "me/toy", token=TOKEN) == f"{hub.url}/me/toy"
+    assert Saved().push_to_hub("me/toy", token=TOKEN) == f"{hub.url}/me/toy"
     assert set(hub.files("me/toy")) == SAVED
     assert not seen[0].parent.exists()
 
@@ -188,7 +189,7 @@ def test_a_meta_adapter_publishes_itself(hub, meta):
 
 
 def test_an_adapted_adapter_publishes_itself(hub, dense_base, meta):
-    adapted = AdaptedAdapter(meta.theta, meta.lora, dense_base, "Shout.", ("yes", "no"), steps=2, history=(2.0, 1.0))
+    adapted = AdaptedAdapter(meta.theta, meta.lora, dense_base, instruction="Shout.", labels=("yes", "no"), steps=2, history=(2.0, 1.0))
     assert adapted.push_to_hub("me/toy", private=True, token=TOKEN) == f"{hub.url}/me/toy"
     assert set(hub.files("me/toy")) == SAVED - {"rates.safetensors"}
     assert hub.repositories["me/toy"].private

@@ -87,3 +87,9 @@ def test_replaced_parts_are_checked_again():
 
 def test_users_can_catch_all_errors_at_once():
     assert issubclass(SuiteError, HeadstartError)
+
+
+@pytest.mark.parametrize("labels", [("a", "a", "b"), (" a", "b"), ("a", "")])
+def test_labels_are_distinct_texts(labels):
+    with pytest.raises(SuiteError, match="give each once, not empty, without white space around"):
+        Task("t", "", (Example("x", "b"), Example("y", "a")), "kind", labels)

@@ -1,56 +1,35 @@
 """The plain adapter that comes of adapting: evaluated, asked, saved and published without the meta-adapter that it started from."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from headstart.adapter.card import write_adapted_card
 from headstart.adapter.files import SCHEMA_VERSION, write_peft
-from headstart.adapter.hub import push_to_hub
-from headstart.adapter.stored import StoredAdapter, read_adapter
+from headstart.adapter.hub import Publishable
+from headstart.adapter.stored import PlainAdapter, StoredAdapter, read_adapter
 from headstart.algorithms.inner import expand
 from headstart.files import whole_folder, write_json
 from headstart.model.base import Base, load_base
 from headstart.model.decode import Sampling, decode
-from headstart.model.learner import LoraSpec
 from headstart.passes import passes_over
 from headstart.scoring import Answer, Metrics
 from headstart.tasks.episodes import Draw
-from headstart.tasks.render import DEFAULT_MAX_LENGTH, USER_TURN
+from headstart.tasks.render import USER_TURN
 from headstart.tasks.sources import Row, as_examples
 from headstart.tasks.task import Example, SuiteError, Task
 
 
 @dataclass(frozen=True)
-class AdaptedAdapter:
-    """An adapter that was adapted to one task.
+class AdaptedAdapter(PlainAdapter, Publishable):
+    """An adapter that was adapted to one task, on its loaded base.
 
     Args:
-        phi: `SITE.lora_A` `(r, d_in)` and `SITE.lora_B` `(d_out, r)`, without task axis.
-        lora: rank, alpha and targets.
         base: the loaded base.
-        instruction: the task's instruction, part of every request.
-        labels: the task's labels, if it is a classification.
-        steps: how many steps it took.
-        history: mean loss of each step's rows before the step.
-        max_length: the most tokens that one example may take.
-        base_variant_of: source and fingerprint of the weights that the meta-adapter was trained on, where they are others.
-        record: how it was made: the rule, the meta-adapter it came from, settings and results; written to `headstart.json`.
     """
 
-    phi: Mapping[str, Tensor]
-    lora: LoraSpec
     base: Base
-    instruction: str = ""
-    labels: tuple[str, ...] = ()
-    steps: int = 0
-    history: tuple[float, ...] = ()
-    max_length: int = DEFAULT_MAX_LENGTH
-    base_variant_of: Mapping[str, str] | None = None
-    record: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def from_pretrained(
@@ -76,7 +55,7 @@ class AdaptedAdapter:
     @classmethod
     def of(cls, stored: StoredAdapter, base: Base) -> "AdaptedAdapter":
         """A stored adapter on its base."""
-        told = {each.name: getattr(stored, each.name) for each in fields(cls) if each.name not in ("phi", "base")}
+        told = {each.name: getattr(stored, each.name) for each in fields(PlainAdapter) if each.name != "phi"}
         return cls(phi={name: tensor.to(base.device) for name, tensor in stored.phi.items()}, base=base, **told)
 
     def evaluate(self, rows: Iterable[Row]) -> Metrics:
@@ -128,6 +107,8 @@ class AdaptedAdapter:
         if not self.labels:
             raise SuiteError("the adapter has no labels to choose from; adapt with `labels`, or use `generate`")
         texts = [inputs] if isinstance(inputs, str) else list(inputs)
+        if not texts:
+            return []
         # which label stands as its answer has no bearing on the labels' probabilities
         first = {text.strip(): Example(text, self.labels[0]) for text in texts}
         task = Task("asked", self.instruction, tuple(first.values()), cluster="user", labels=self.labels)
@@ -162,19 +143,6 @@ class AdaptedAdapter:
             "base_variant_of": self.base_variant_of,
             "record": dict(self.record),
         }
-
-    def push_to_hub(self, repo_id: str, *, private: bool = False, token: str | None = None) -> str:
-        """Publish what `save_pretrained` writes to a repository of the model hub, made if need be; gives its address.
-
-        Args:
-            repo_id: `OWNER/NAME`.
-            private: make it private where it is made.
-            token: of the hub; the one that `hf auth login` stored where None.
-
-        Raises:
-            HubError: nothing was published; the message says why.
-        """
-        return push_to_hub(self.save_pretrained, repo_id, private=private, token=token)
 
     def _answers(self, task: Task) -> list[Answer]:
         with passes_over(self.base, self.lora, self.max_length) as passes:

@@ -84,7 +84,7 @@ _ADAPTED = """---
 
 # {title}
 
-A LoRA adapter of `{base}` for one task, adapted with headstart in {steps} steps on {rows} examples. It is a plain PEFT adapter:
+A LoRA adapter of `{base}` for one task, adapted with headstart in {steps} steps{rows}. It is a plain PEFT adapter:
 
     from peft import PeftModel
     model = PeftModel.from_pretrained(base_model, "THIS_FOLDER")
@@ -110,7 +110,7 @@ def write_adapted_card(folder: Path, about: Mapping[str, Any]) -> None:
         title=record.get("name", "headstart adapter"),
         base=base["id"],
         steps=about["steps"],
-        rows=record.get("rows", "?"),
+        rows=f" on {record['rows']} examples" if "rows" in record else "",
         user_turn=about["user_turn"].replace("\n", "\\n") if about["instruction"] else "{input}",
         instruction=about["instruction"].replace("\n", "\n    ") or "(there is none)",
         labels=f"It answers with one of: {', '.join(about['labels'])}.\n" if about["labels"] else "",

@@ -3,7 +3,8 @@
 import json
 import re
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
@@ -37,20 +38,27 @@ class HubError(AdapterError):
     """An adapter cannot be published; the message says why, and how to mend it."""
 
 
-def push_to_hub(
-    save: Callable[[Path], None],
-    repo_id: str,
-    *,
-    private: bool = False,
-    token: str | None = None,
-    revision: str | None = None,
-    commit_message: str = COMMIT_MESSAGE,
-) -> str:
-    """Publish what `save` writes into a folder that is not there yet; see `push_folder`."""
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch) / "adapter"
-        save(folder)
-        return push_folder(folder, repo_id, private=private, token=token, revision=revision, commit_message=commit_message)
+class Publishable(ABC):
+    """What can be saved as an adapter folder can be published."""
+
+    @abstractmethod
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write the folder whole or not at all."""
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        private: bool = False,
+        token: str | None = None,
+        revision: str | None = None,
+        commit_message: str = COMMIT_MESSAGE,
+    ) -> str:
+        """Publish what `save_pretrained` writes; the arguments and what is raised are those of `push_folder`."""
+        with tempfile.TemporaryDirectory() as scratch:
+            folder = Path(scratch) / "adapter"
+            self.save_pretrained(folder)
+            return push_folder(folder, repo_id, private=private, token=token, revision=revision, commit_message=commit_message)
 
 
 def push_folder(

@@ -15,7 +15,7 @@ from torch import Tensor
 from headstart.adapter.card import write_card
 from headstart.adapter.files import SCHEMA_VERSION, from_json, read_json, read_peft, read_rates, write_peft
 from headstart.adapter.header import AdapterError
-from headstart.adapter.hub import push_to_hub
+from headstart.adapter.hub import Publishable
 from headstart.algorithms.rules import Adam, Rule, Sgd
 from headstart.files import whole_folder, write_json
 from headstart.model.base import Base, BaseSpec
@@ -68,7 +68,7 @@ class Adaptation:
 
 
 @dataclass(frozen=True)
-class MetaAdapter:
+class MetaAdapter(Publishable):
     """A learned LoRA initialisation; frozen.
 
     Args:
@@ -118,8 +118,7 @@ class MetaAdapter:
                 f"{'' if about.learned_rates else 'not '}learned; copy the whole folder again"
             )
         rates = read_rates(rates_file, about.adaptation.adapting(theta)) if about.learned_rates else {}
-        base = BaseSpec(**{each.name: getattr(about.base, each.name) for each in fields(BaseSpec)})
-        return cls(theta, rates, lora, about.adaptation, base, about.base.fingerprint, about.record)
+        return cls(theta, rates, lora, about.adaptation, about.base.spec, about.base.fingerprint, about.record)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the folder whole or not at all: PEFT's files, `headstart.json`, `rates.safetensors` and a model card."""
@@ -183,19 +182,6 @@ class MetaAdapter:
         task = Task("adapted", instruction, as_examples(rows), cluster="user", labels=tuple(labels))
         held = as_examples(eval_rows)
         return adapt(self, task, held, settings, max_length or self.max_length, base, allow_base_variant)
-
-    def push_to_hub(self, repo_id: str, *, private: bool = False, token: str | None = None) -> str:
-        """Publish what `save_pretrained` writes to a repository of the model hub, made if need be; gives its address.
-
-        Args:
-            repo_id: `OWNER/NAME`.
-            private: make it private where it is made.
-            token: of the hub; the one that `hf auth login` stored where None.
-
-        Raises:
-            HubError: nothing was published; the message says why.
-        """
-        return push_to_hub(self.save_pretrained, repo_id, private=private, token=token)
 
     def about(self) -> dict[str, Any]:
         """The content of `headstart.json`."""
@@ -261,6 +247,11 @@ class RecordedBase(BaseSpec):
     """The base that `headstart.json` tells of, with its weights' fingerprint."""
 
     fingerprint: Annotated[str, Field(min_length=1)]
+
+    @property
+    def spec(self) -> BaseSpec:
+        """The base alone."""
+        return BaseSpec(**{each.name: getattr(self, each.name) for each in fields(BaseSpec)})
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Any LoRA adapter folder as it lies: an adapted one, a meta-adapter, or a plain PEFT adapter of another maker."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import KW_ONLY, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,29 +17,24 @@ from headstart.tasks.render import DEFAULT_MAX_LENGTH
 
 
 @dataclass(frozen=True)
-class StoredAdapter:
-    """An adapter read from a folder, without its base.
+class PlainAdapter:
+    """An adapter of one task, and what is told of it.
 
     Args:
-        name: the folder's.
-        phi: `SITE.lora_A` `(r, d_in)` and `SITE.lora_B` `(d_out, r)`.
+        phi: `SITE.lora_A` `(r, d_in)` and `SITE.lora_B` `(d_out, r)`, without task axis.
         lora: rank, alpha and targets.
-        base: the base it belongs to.
-        fingerprint: of the base's weights; None where the folder does not tell.
-        instruction: of the task it was adapted to; empty where it does not tell.
-        labels: of the task, if it is a classification.
-        steps: how many steps it was adapted.
+        instruction: the task's instruction, part of every request; empty where none is told.
+        labels: the task's labels, if it is a classification.
+        steps: how many steps it took.
         history: mean loss of each step's rows before the step.
         max_length: the most tokens that one example may take.
-        base_variant_of: source and fingerprint of the weights that its meta-adapter was trained on, where they were others.
-        record: what else `headstart.json` says.
+        base_variant_of: source and fingerprint of the weights that its meta-adapter was trained on, where they are others.
+        record: how it was made: the rule, the meta-adapter it came from, settings and results; written to `headstart.json`.
     """
 
-    name: str
     phi: Mapping[str, Tensor]
     lora: LoraSpec
-    base: BaseSpec
-    fingerprint: str | None = None
+    _: KW_ONLY
     instruction: str = ""
     labels: tuple[str, ...] = ()
     steps: int = 0
@@ -47,6 +42,21 @@ class StoredAdapter:
     max_length: int = DEFAULT_MAX_LENGTH
     base_variant_of: Mapping[str, str] | None = None
     record: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class StoredAdapter(PlainAdapter):
+    """An adapter read from a folder, without its base.
+
+    Args:
+        name: the folder's.
+        base: the base it belongs to.
+        fingerprint: of the base's weights; None where the folder does not tell.
+    """
+
+    name: str
+    base: BaseSpec
+    fingerprint: str | None = None
 
     def base_from(self, source: str | None) -> BaseSpec:
         """The base to load, from another source if one is named."""
@@ -106,18 +116,17 @@ def read_adapter(folder: str | Path) -> StoredAdapter:
     name, path = folder.absolute().name, folder / "headstart.json"
     if not path.exists():
         phi, lora, base_id = read_peft(folder)
-        return StoredAdapter(name, phi, lora, BaseSpec(base_id, source="hub"))
+        return StoredAdapter(phi, lora, name, BaseSpec(base_id, source="hub"))
     content = read_json(path)
     if content.get("kind") != "adapted_adapter":
         meta = MetaAdapter.from_pretrained(folder)
-        return StoredAdapter(name, meta.theta, meta.lora, meta.base, meta.fingerprint, max_length=meta.max_length)
+        return StoredAdapter(meta.theta, meta.lora, name, meta.base, meta.fingerprint, max_length=meta.max_length)
     require_version(content, path)
     about = from_json(_About, content, path)
     phi, lora, base_id = read_peft(folder)
     require_agreement(folder, about.base.id, about.lora, lora, base_id)
-    base = BaseSpec(**{each.name: getattr(about.base, each.name) for each in fields(BaseSpec)})
     told = {each.name: getattr(about, each.name) for each in fields(_About) if each.name not in ("kind", "base", "lora")}
-    return StoredAdapter(name, phi, lora, base, about.base.fingerprint, **told)
+    return StoredAdapter(phi, lora, name, about.base.spec, about.base.fingerprint, **told)
 
 
 def together(adapters: Sequence[StoredAdapter]) -> tuple[dict[str, Tensor], LoraSpec]:

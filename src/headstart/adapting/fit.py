@@ -13,7 +13,7 @@ from headstart.adapting.trials import Fitted, Trial, Way
 from headstart.algorithms.inner import State, moved
 from headstart.algorithms.rules import Moments
 from headstart.algorithms.types import Tensors
-from headstart.passes import Passes
+from headstart.passes import Passes, selected
 from headstart.tasks.episodes import Draw
 
 Tick = Callable[[float, str], None]
@@ -111,7 +111,7 @@ class _Fit:
         looking = [trial for trial in self.alive if self.step in trial.looks and any(fold.held for fold in trial.folds)]
         broken = []
         if looking:
-            phi = _chosen(self.state.phi, self._index(looking))
+            phi = selected(self.state.phi, self._index(looking))
             losses = iter(self.passes.losses(phi, [Draw(trial.task, (), fold.held) for trial in looking for fold in trial.folds]))
             for trial in looking:
                 loss = float(torch.cat([next(losses) for _ in trial.folds]).mean())
@@ -140,7 +140,7 @@ class _Fit:
 
     def _keep(self, trial: Trial) -> None:
         index = self._index([trial])
-        kept = _chosen(self.state.phi, index)
+        kept = selected(self.state.phi, index)
         self.fitted[trial.name] = replace(self.fitted[trial.name], kept=kept, steps=self.step)
 
     def _retire(self, trials: Sequence[Trial]) -> None:
@@ -149,8 +149,8 @@ class _Fit:
         left = [trial for trial in self.alive if trial not in trials]
         if left:
             index = self._index(left)
-            self.state = State(_chosen(self.state.phi, index), _chosen_memory(self.state.memory, index))
-            self._rates = _chosen(self._rates, index)
+            self.state = State(selected(self.state.phi, index), _selected_memory(self.state.memory, index))
+            self._rates = selected(self._rates, index)
         self.alive = left
 
     def _minibatches(self, trial: Trial) -> list[Draw]:
@@ -238,7 +238,7 @@ class _Fit:
         self._rates = self._all_rates()
         ended = [trial for trial in self.alive if trial.name not in about["alive"]]
         index = self._index([trial for trial in self.alive if trial not in ended])
-        self._rates = _chosen(self._rates, index)
+        self._rates = selected(self._rates, index)
         self.alive = [trial for trial in self.alive if trial not in ended]
         self.step = about["step"]
         memory = Moments(about["moments"], group("first"), group("second")) if about["moments"] is not None else None
@@ -261,9 +261,5 @@ def _lengthened(way: Way, count: int) -> dict[str, Tensor]:
     return {name: torch.cat([rate, rate[-1:].expand(count - len(rate))]) for name, rate in way.rates.items()}
 
 
-def _chosen(tensors: Tensors, index: Tensor) -> dict[str, Tensor]:
-    return {name: tensor.index_select(0, index) for name, tensor in tensors.items()}
-
-
-def _chosen_memory(memory: Moments | None, index: Tensor) -> Moments | None:
-    return memory and Moments(memory.step, _chosen(memory.first, index), _chosen(memory.second, index))
+def _selected_memory(memory: Moments | None, index: Tensor) -> Moments | None:
+    return memory and Moments(memory.step, selected(memory.first, index), selected(memory.second, index))

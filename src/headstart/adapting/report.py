@@ -11,7 +11,7 @@ from rich.table import Table
 
 from headstart.adapting.flow import Outcome, Side
 from headstart.adapting.samples import Sample
-from headstart.adapting.trials import FRESH_RATES
+from headstart.adapting.trials import FRESH_RATES, HEAD_START
 from headstart.figures import BLUE, FONT_SIZE, VERMILLION, label, new_figure, write_png
 
 CURVES_SIZE = (8.0, 4.4)
@@ -142,9 +142,9 @@ def plot_adapting(outcome: Outcome, path: Path) -> None:
     """Write the picture of an adapting: training loss, and the loss of what was held out; whole or not at all."""
     figure = new_figure(CURVES_SIZE)
     axes = figure.subplots()
-    rivals = [name for name in outcome.curves if name not in {side.name for side in outcome.sides} and name != "head start"]
+    rivals = [name for name in outcome.curves if name not in {side.name for side in outcome.sides} and name != HEAD_START]
     for name, held in outcome.curves.items():
-        own = name == "head start"
+        own = name == HEAD_START
         style: dict[str, Any] = {"color": BLUE if own else VERMILLION, "marker": "o" if own else "s", "linewidth": 1.8}
         if name in rivals:
             style |= {"color": "0.7", "marker": "", "linewidth": 0.9}

@@ -5,6 +5,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from glob import glob, has_magic
 from pathlib import Path
 from typing import Any
@@ -286,8 +287,12 @@ class _Campaign:
     def _digest(self, job: Job) -> str:
         """Of all that an adapter depends on, but for the library's versions."""
         parts = (job.task.instruction, job.task.labels, job.rows, job.validation, job.test, self.settings, self.max_length)
-        meta = (self.meta.fingerprint, self.meta.base, self.meta.adaptation, digest_of(self.meta.theta), digest_of(self.meta.rates))
-        return hashlib.sha256(repr((parts, meta)).encode()).hexdigest()[:24]
+        return hashlib.sha256(repr((parts, self._start)).encode()).hexdigest()[:24]
+
+    @cached_property
+    def _start(self) -> tuple[Any, ...]:
+        """What tells the meta-adapter from others."""
+        return (self.meta.fingerprint, self.meta.base, self.meta.adaptation, digest_of(self.meta.theta), digest_of(self.meta.rates))
 
     def _store_folder(self) -> Path:
         place = next(iter(self.waiting))

@@ -18,6 +18,7 @@ from headstart.tasks.task import Example, Task
 FOLDS = 4
 ADAMW_RATE = 5e-4
 """AdamW's rate beyond the shipped rule in epochs, where neither the user nor the rule names one."""
+HEAD_START = "head start"
 FRESH_RATES = (3e-4, 1e-3, 3e-3, 1e-2)
 """What a fresh LoRA's rate is tuned over."""
 
@@ -71,11 +72,9 @@ def shipped(meta: MetaAdapter, learner: Learner, settings: Settings) -> Way:
         # rates of another rule say nothing of AdamW's
         beyond = ADAMW_RATE
     if beyond is None:
-        return Way("head start", start, rates, trained, rule, rule)
+        return Way(HEAD_START, start, rates, trained, rule, rule)
     own = {name: rate[torch.arange(trained, device=rate.device).clamp(max=len(rate) - 1)] for name, rate in rates.items()}
-    return Way(
-        "head start", start, {name: torch.cat([rate, rate.new_tensor([beyond])]) for name, rate in own.items()}, trained, rule, Adam()
-    )
+    return Way(HEAD_START, start, {name: torch.cat([rate, rate.new_tensor([beyond])]) for name, rate in own.items()}, trained, rule, Adam())
 
 
 def fresh(learner: Learner, rate: float, seed: int) -> Way:

@@ -97,7 +97,7 @@ def decode(
     if not rows:
         return [[] for _ in prompts]
     model, device = learner.base.model, learner.base.device
-    _require_room(model, rows, sampling)
+    require_room(model, rows, sampling)
     ids, mask = (tensor.to(device) for tensor in _left_padded(rows, end_id))
     with handing(learner.sites, _by_row(phi, counts)), _without_defaults(model), _seeded(sampling.seed, device):
         found = model.generate(
@@ -110,7 +110,12 @@ def decode(
     return [[next(answers) for _ in each] for each in prompts]
 
 
-def _require_room(model: Any, rows: Sequence[Prompt], sampling: Sampling) -> None:
+def require_room(model: Any, rows: Sequence[Prompt], sampling: Sampling) -> None:
+    """See that a base has room for prompts and their answers, as `decode` does before it starts.
+
+    Raises:
+        DecodeError: a prompt is empty, or is too long for the base together with the answer.
+    """
     if not all(rows):
         raise DecodeError("a prompt has no token; a request needs at least one")
     longest = max(len(row) for row in rows)

@@ -109,15 +109,7 @@ def as_examples(rows: Iterable[Row]) -> tuple[Example, ...]:
     Raises:
         SuiteError: a row lacks one of them, or it is no text.
     """
-    found = []
-    for number, row in enumerate(rows, start=1):
-        if not isinstance(row, Example):
-            lacking = [key for key in ("input", "output") if not isinstance(row.get(key), str)]
-            if lacking:
-                raise SuiteError(f"row {number}: `{lacking[0]}` is missing or no text; columns found: {', '.join(map(str, row))}")
-            row = Example(row["input"], row["output"])
-        found.append(row)
-    return first_of_each(found)
+    return first_of_each(row if isinstance(row, Example) else _example(row, f"row {number}") for number, row in enumerate(rows, start=1))
 
 
 def _splits(path: Path) -> dict[str, tuple[str, ...]]:

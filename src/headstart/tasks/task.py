@@ -38,7 +38,7 @@ class Task:
         dataset: tasks with the same value share underlying examples; the task's own name if left empty.
 
     Raises:
-        SuiteError: no examples, a repeated input, or an output outside `labels`.
+        SuiteError: no examples, a repeated input, labels that are not distinct texts, or an output outside them.
     """
 
     name: str
@@ -55,6 +55,10 @@ class Task:
         repeated = [text for text, count in Counter(example.input for example in self.examples).items() if count > 1]
         if repeated:
             raise SuiteError(f"task {self.name!r} has the input {repeated[0][:60]!r} more than once; drop the repeated rows")
+        if len({label.strip() for label in self.labels} - {""}) < len(self.labels) or any(label != label.strip() for label in self.labels):
+            raise SuiteError(
+                f"task {self.name!r} has the labels {list(self.labels)}; give each once, not empty, without white space around"
+            )
         strays = sorted({example.output for example in self.examples} - set(self.labels)) if self.labels else []
         if strays:
             raise SuiteError(f"task {self.name!r} has the output {strays[0]!r}, which is not among its labels {list(self.labels)}")
