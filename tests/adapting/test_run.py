@@ -241,3 +241,11 @@ def test_nothing_is_left_where_it_cannot_be_written(go, write, shouted, tmp_path
     (tmp_path / "locked").mkdir(mode=0o500)
     with pytest.raises(ValueError, match="cannot be written"):
         go([write("one.jsonl", shouted(5))], tmp_path / "locked" / "out")
+
+
+def test_a_choice_at_the_horizon_is_told(go, write, shouted, tmp_path, capsys):
+    path = write("one.jsonl", shouted(10))
+    go([path], tmp_path / "short", Settings(steps=2, early_stopping=1), Console(width=120))
+    assert "lowest at the last look" in capsys.readouterr().out
+    go([path], tmp_path / "fixed", Settings(steps=2), Console(width=120))
+    assert "lowest at the last look" not in capsys.readouterr().out

@@ -25,6 +25,7 @@ from headstart.adapting.samples import samples
 from headstart.adapting.settings import AdaptError, Settings
 from headstart.adapting.single import adapted_adapter
 from headstart.adapting.store import Store, digest_of
+from headstart.adapting.trials import HEAD_START
 from headstart.errors import HeadstartError
 from headstart.files import require_writable, whole_folder, write_json
 from headstart.interrupt import Interrupt, interruptible
@@ -262,6 +263,8 @@ class _Campaign:
             self.console.print(predictions(samples(outcome, passes), outcome.sides))
         if len(outcome.sides) > 2:
             self._say(self.told[place]["verdict"])
+        if self.settings.choosing and outcome.steps == max(outcome.curves.get(HEAD_START, {0: 0.0})) > 0:
+            self._say("the held-out loss was lowest at the last look; --steps N --early-stopping K looks further")
         kept = "kept" if self.settings.choosing else "after"
         self._say(f"saved a plain PEFT adapter, {kept} {outcome.steps} steps on {len(outcome.job.rows)} rows, to {place}")
 
