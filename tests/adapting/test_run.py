@@ -249,3 +249,8 @@ def test_a_choice_at_the_horizon_is_told(go, write, shouted, tmp_path, capsys):
     assert "lowest at the last look" in capsys.readouterr().out
     go([path], tmp_path / "fixed", Settings(steps=2), Console(width=120))
     assert "lowest at the last look" not in capsys.readouterr().out
+
+
+def test_progress_ends_once(go, pattern, tmp_path, capsys):
+    go([pattern], tmp_path / "out", console=Console(width=120))
+    assert capsys.readouterr().out.count("adapt: 100%") == 1

@@ -206,7 +206,9 @@ class _Campaign:
                     batch = {places[job.name]: job for job in jobs}
 
                     def told(share: float, note: str, done: int = done, size: int = len(batch)) -> None:
-                        progress.advance((done + share * size) / count, note if count == 1 else f"{done} of {count} done")
+                        # the whole of it is told once it is saved
+                        if share < 1:
+                            progress.advance((done + share * size) / count, note if count == 1 else f"{done} of {count} done")
 
                     self._batch(batch, base, passes, store, interrupt, told)
                     done += len(batch)
