@@ -17,6 +17,16 @@ from headstart.tasks.render import Renderer
 from headstart.tasks.task import Example, Task, TaskSuite
 
 
+@pytest.fixture(autouse=True, scope="session")
+def own_stores(tmp_path_factory):
+    """Prepared suites of toys do not belong into the user's cache."""
+    folder = tmp_path_factory.mktemp("suites")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("headstart.tasks.store.stores_folder", lambda: folder)
+        patch.setattr("headstart.tasks.prepare.stores_folder", lambda: folder)
+        yield folder
+
+
 @pytest.fixture
 def tokenizer():
     return build_tokenizer()

@@ -37,7 +37,7 @@ def test_only_the_entry_point_imports_the_command_line():
 
 
 ALLOWED = {
-    "headstart.tasks": ("headstart.tasks", "headstart.errors"),
+    "headstart.tasks": ("headstart.tasks", "headstart.errors", "headstart.files"),
     "headstart.algorithms": ("headstart.algorithms",),
     # the learner takes rows, the token tensors that tasks hand over, and the plans they are laid out by
     "headstart.model": (

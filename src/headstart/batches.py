@@ -1,7 +1,7 @@
 """From episodes to rows: rendering, laying out, and splitting the tasks of a step into pieces that are computed together."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
@@ -104,10 +104,12 @@ class Batcher:
         return [[one] for one in self.renderer.render(task.instruction, examples)]
 
     def _candidates(self, task: Task, examples: Sequence[Example]) -> list[list[Rendered]]:
-        answers = [[example.output, *(label for label in task.labels if label != example.output)] for example in examples]
         return [
-            self.renderer.render(task.instruction, [Example(example.input, answer) for answer in mine])
-            for example, mine in zip(examples, answers, strict=True)
+            self.renderer.render(
+                task.instruction,
+                [example, *(replace(example, output=label, tokens=None) for label in task.labels if label != example.output)],
+            )
+            for example in examples
         ]
 
     def sizes(self, draw: Draw, ranked: bool = False) -> Sizes:

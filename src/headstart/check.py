@@ -36,7 +36,7 @@ def check_recipe(recipe: Recipe, console: Console) -> None:
     spec = BaseSpec(**recipe.base.model_dump())
     renderer = Renderer(load_tokenizer(spec), recipe.suite.max_length)
     section = recipe.suite
-    suite, notes = prepare_suite(section.source, section.regime, renderer, section.support + section.query, recipe.seed)
+    suite, notes = prepare_suite(section.specs, section.regime, renderer, section.support + section.query, recipe.seed)
     say(console, f"base {spec.id} from {spec.source}, {spec.quantization}, {spec.dtype}; {footprint(spec)}", _adapter(recipe, spec))
     say(console, f"suite {suite.name} {suite.revision}, regime {section.regime}", *_splits(suite), *notes)
     plain = skeleton(spec)

@@ -47,6 +47,9 @@ AdapterName = Annotated[str, typer.Argument(help="a meta-adapter's folder, or a 
 BaseSource = Annotated[
     str | None, typer.Option("--base-source", help="`hub`, `bundled` or a folder with the base's weights; by default as the adapter says")
 ]
+Columns = Annotated[
+    str | None, typer.Option(help="which columns hold what, as input=question,output=answer; noticed by default", metavar="ROLE=NAME,...")
+]
 AllowVariant = Annotated[
     bool, typer.Option("--allow-base-variant", help="accept other weights of the adapter's base; recorded in the result")
 ]
@@ -91,9 +94,7 @@ def adapt(
     adapter: AdapterName,
     data: Annotated[
         list[str],
-        typer.Option(
-            help="a .jsonl or .csv file of one task, with `input`, `output` and, if any, `instruction`; a folder or a pattern in quotes"
-        ),
+        typer.Option(help="a .jsonl, .json, .csv, .tsv or .parquet file of one task, in any usual shape; a folder or a pattern in quotes"),
     ],
     output: Annotated[
         Path | None, typer.Option(help="the adapter's folder, or of many files the folder of theirs; adapted/NAME-OF-DATA by default")
@@ -109,6 +110,8 @@ def adapt(
     eval_file: Annotated[Path | None, typer.Option(help="rows to choose by and to measure on")] = None,
     labels: Annotated[str | None, typer.Option(help="comma-separated labels to rank, or none; noticed by default")] = None,
     instruction: Annotated[str | None, typer.Option(help="what precedes every input; the rows' own by default")] = None,
+    columns: Columns = None,
+    turns: Annotated[str, typer.Option(help="of chats, `all` of the assistant's turns are learned, or the `last` alone")] = "all",
     max_length: Annotated[int | None, typer.Option(min=1, help="the most tokens of a row; as in training by default")] = None,
     compare: Annotated[bool, typer.Option("--compare", help="tune a fresh LoRA beside it")] = False,
     measure: Annotated[bool, typer.Option(help="measure before and after")] = True,
@@ -121,6 +124,7 @@ def adapt(
     from headstart.adapting.fit import Stopped
     from headstart.adapting.run import adapt_files
     from headstart.adapting.settings import Settings, whole_or_auto
+    from headstart.tasks.reading.shapes import read_columns, read_turns
 
     settings = Settings(whole_or_auto(steps), epochs, batch_size, learning_rate, early_stopping, compare, measure, seed)
     try:
@@ -128,7 +132,7 @@ def adapt(
             adapter,
             data,
             output=output,
-            reading=Reading(shots, eval_file, _labels(labels), instruction),
+            reading=Reading(shots, eval_file, _labels(labels), instruction, read_columns(columns), read_turns(turns)),
             settings=settings,
             max_length=max_length,
             base_source=base_source,
@@ -146,7 +150,7 @@ def generate(
         list[str], typer.Argument(help="adapter folders, or shipped ones' names; `base` for none at all", autocompletion=_adapters)
     ],
     prompt: Annotated[list[str] | None, typer.Option(help="an input to answer; may be given again")] = None,
-    file: Annotated[Path | None, typer.Option(help="a .jsonl or .csv file with `input`, and an `instruction` if need be")] = None,
+    file: Annotated[Path | None, typer.Option(help="a file of rows with `input`, and an `instruction` if need be")] = None,
     output: Annotated[Path | None, typer.Option(help="write JSON lines here; printed by default")] = None,
     instruction: Annotated[str | None, typer.Option(help="what precedes every input; the adapter's own by default")] = None,
     labels: Annotated[

@@ -23,13 +23,18 @@ from headstart.model.decode import OnTokens, Prompt, Sampling, decode, require_r
 from headstart.passes import Passes, passes_over
 from headstart.progress import say
 from headstart.tasks.episodes import Draw
+from headstart.tasks.problems import Place
+from headstart.tasks.reading.shapes import text_of
+from headstart.tasks.reading.tables import Row, read_rows
 from headstart.tasks.render import Renderer
-from headstart.tasks.sources import read_rows, text_of
 from headstart.tasks.task import Example, SuiteError, Task
 
 BARE = "base"
 """Stands for the base without an adapter, beside adapters."""
 BATCH_SIZE = 16
+INPUTS = ("input", "prompt", "text", "question", "inputs")
+OUTPUTS = ("output", "completion", "answer", "targets")
+"""Columns of a file of questions; the first that is there counts."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +73,8 @@ def generate(
     Args:
         adapters: folders of plain LoRA adapters of one base, or shipped ones' names; `base` is the base without any.
         prompts: inputs to answer.
-        file: a `.jsonl` or `.csv` file with `input`, and perhaps `instruction` and `output`, instead of prompts.
+        file: a `.jsonl`, `.json`, `.csv`, `.tsv` or `.parquet` file with `input`, and perhaps
+            `instruction` and `output`, instead of prompts.
         output: a file for the JSON lines, which is there when all are answered; printed where None.
         instruction: what precedes every input that has none of its own; the adapter's where None.
         labels: to choose among by their probabilities, white space around them and repeated ones left out; the adapter's own where
@@ -93,7 +99,7 @@ def generate(
     stored = [_told(one, instruction, labels) for one in _read(adapters)]
     # a plain PEFT adapter does not tell how its base was loaded
     spec = next((one for one in stored if one.fingerprint), stored[0]).base_from(base_source)
-    renderer = Renderer(load_tokenizer(spec), max(one.max_length for one in stored))
+    renderer = Renderer(load_tokenizer(spec), max(one.max_length for one in stored), spec.chat_template_kwargs)
     requests = [_requested(one, question, renderer) for one in stored for question in questions]
     if output is not None:
         _require_file(Path(output))
@@ -120,14 +126,14 @@ def _questions(prompts: Sequence[str], file: str | Path | None) -> list[Question
         raise SuiteError("give either --prompt or --file" + (", not both" if prompts else ""))
     if file is None:
         return [Question(text) for text in prompts]
-    return [
-        Question(
-            text_of(row, "input", where),
-            (text_of(row, "instruction", where, default="") or None) if row.get("instruction") is not None else None,
-            text_of(row, "output", where) if row.get("output") is not None else None,
-        )
-        for where, row in read_rows(file)
-    ]
+    return [_question(row, place) for place, row in read_rows(file)]
+
+
+def _question(row: Row, place: Place) -> Question:
+    column = next((name for name in INPUTS if name in row), "input")
+    expected = next((name for name in OUTPUTS if row.get(name) is not None), None)
+    instruction = text_of(row, "instruction", place, default="") or None
+    return Question(text_of(row, column, place), instruction, text_of(row, expected, place) if expected else None)
 
 
 def _read(adapters: Sequence[str | Path]) -> list[StoredAdapter]:

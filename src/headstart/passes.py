@@ -133,7 +133,7 @@ class Passes:
 @contextmanager
 def passes_over(base: Base, lora: LoraSpec, max_length: int) -> Iterator[Passes]:
     """Passes over a base with sites of this shape, which it has until the end of the block."""
-    batcher = Batcher.of(base, Renderer(base.tokenizer, max_length))
+    batcher = Batcher.of(base, Renderer(base.tokenizer, max_length, base.spec.chat_template_kwargs))
     with Learner(base, lora) as learner:
         yield Passes(learner, batcher)
 

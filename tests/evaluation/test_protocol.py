@@ -20,6 +20,7 @@ from headstart.model.base import fingerprint
 from headstart.recipe import parse_recipe
 from headstart.scoring import measure
 from headstart.tasks.episodes import evaluation_draw
+from headstart.tasks.reading.source import of_suite
 from headstart.training.run import meta_train
 
 STEPS = (0, 1, 3)
@@ -27,7 +28,7 @@ STEPS = (0, 1, 3)
 
 @pytest.fixture
 def run_folder(tiny_folder, tmp_path, toy_suite, monkeypatch, quiet):
-    monkeypatch.setattr("headstart.tasks.prepare.open_suite", lambda source: toy_suite)
+    monkeypatch.setattr("headstart.tasks.prepare.open_source", lambda *_: of_suite(toy_suite))
     content = {
         "base": {"id": "test/tiny", "source": str(tiny_folder), "quantization": "nf4", "dtype": "float32"},
         "suite": {"source": "toy", "support": 4, "query": 4, "tasks_per_step": 2},

@@ -13,6 +13,7 @@ from headstart.check import check_recipe
 from headstart.model import base as base_module
 from headstart.model.base import BaseError, BaseSpec, base_folder, fingerprint, load_base
 from headstart.recipe import parse_recipe
+from headstart.tasks.reading.source import of_suite
 from headstart.tasks.task import SuiteError
 from headstart.training.run import meta_train
 
@@ -89,7 +90,7 @@ def test_a_base_that_cannot_be_loaded_is_named(copied, fault):
 def test_a_base_without_a_chat_template_is_refused_before_its_weights_are_read(copied, tmp_path, monkeypatch, quiet, toy_suite):
     folder, spec = copied
     (folder / "chat_template.jinja").unlink()
-    monkeypatch.setattr("headstart.tasks.prepare.open_suite", lambda source: toy_suite)
+    monkeypatch.setattr("headstart.tasks.prepare.open_source", lambda *_: of_suite(toy_suite))
     monkeypatch.setattr(base_module.AutoModelForCausalLM, "from_pretrained", lambda *_, **__: pytest.fail("weights were read"))
     recipe = parse_recipe(
         {

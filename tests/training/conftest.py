@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from headstart.recipe import parse_recipe
+from headstart.tasks.reading.source import of_suite
 
 
 @pytest.fixture
@@ -33,7 +34,7 @@ def recipe_content(tiny_folder, tmp_path):
 @pytest.fixture
 def tiny_recipe(recipe_content, toy_suite, monkeypatch):
     """Builds a small recipe over the toy suite."""
-    monkeypatch.setattr("headstart.tasks.prepare.open_suite", lambda source: toy_suite)
+    monkeypatch.setattr("headstart.tasks.prepare.open_source", lambda *_: of_suite(toy_suite))
     return lambda *phases, **sections: parse_recipe(recipe_content(*phases, **sections))
 
 

@@ -17,6 +17,7 @@ from headstart.errors import HeadstartError
 from headstart.interrupt import interruptible
 from headstart.model.base import load_base
 from headstart.recipe import load_recipe
+from headstart.tasks.reading.source import of_suite
 from headstart.training import checkpoints
 from headstart.training.errors import RunError, Stopped
 from headstart.training.run import Session, check_folder, cut_metrics, meta_train
@@ -238,7 +239,7 @@ def test_another_recipe_is_refused_with_its_differences(stopped, quiet, monkeypa
 
 
 def test_another_suite_is_refused(stopped, quiet, monkeypatch, toy_suite):
-    monkeypatch.setattr("headstart.tasks.prepare.open_suite", lambda source: replace(toy_suite, revision="new"))
+    monkeypatch.setattr("headstart.tasks.prepare.open_source", lambda *_: of_suite(replace(toy_suite, revision="new")))
     assert "the suite has changed" in refused(stopped, quiet, monkeypatch)
 
 

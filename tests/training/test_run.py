@@ -17,6 +17,7 @@ from headstart.model.learner import Learner, LoraSpec
 from headstart.model.targets import TargetError
 from headstart.recipe import load_recipe
 from headstart.tasks.episodes import training_episode
+from headstart.tasks.reading.source import of_suite
 from headstart.training.errors import RunError
 from headstart.training.loop import Trainer, add
 from headstart.training.outer import OuterOptimizer
@@ -163,7 +164,7 @@ def test_reptile_sees_a_fresh_minibatch_at_every_step(toy_suite):
 
 def test_suite_without_validation_is_refused(tiny_recipe, quiet, toy_suite, monkeypatch):
     bare = replace(toy_suite, splits={"meta_train": toy_suite.splits["meta_train"]})
-    monkeypatch.setattr("headstart.tasks.prepare.open_suite", lambda source: bare)
+    monkeypatch.setattr("headstart.tasks.prepare.open_source", lambda *_: of_suite(bare))
     with pytest.raises(ValueError, match="no split 'meta_validation'"):
         meta_train(tiny_recipe(FOMAML), quiet)
 

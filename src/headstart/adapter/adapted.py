@@ -146,7 +146,7 @@ class AdaptedAdapter(PlainAdapter, Publishable):
 
     def _answers(self, task: Task) -> list[Answer]:
         with passes_over(self.base, self.lora, self.max_length) as passes:
-            return passes.answers(expand(self.phi, 1), [Draw(task, (), task.examples)])[0]
+            return passes.answers(expand(self.phi, 1), [Draw(task, (), tuple(task.examples))])[0]
 
 
 def likeliest_first(probabilities: Mapping[str, float]) -> dict[str, float]:

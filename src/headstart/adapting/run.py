@@ -33,9 +33,10 @@ from headstart.model.base import Base, load_base, load_tokenizer
 from headstart.passes import Passes, passes_over
 from headstart.progress import meter, say
 from headstart.tasks.episodes import Draw
+from headstart.tasks.reading.plain_files import tables_in
+from headstart.tasks.reading.tables import READERS, table_name
 from headstart.tasks.render import Renderer
 
-ENDINGS = (".jsonl", ".csv")
 DEFAULT_OUTPUT = Path("adapted")
 LANE_COPIES = 10
 """How often an adapter is there while it is fitted: itself, two moments, gradient, direction, what is kept, and what passes by."""
@@ -61,7 +62,8 @@ def adapt_files(
 
     Args:
         adapter: a meta-adapter's folder, or a shipped one's name.
-        data: `.jsonl` or `.csv` files of one task each; patterns such as `tenants/*.jsonl`, and folders, stand for all their files.
+        data: files of one task each, `.jsonl`, `.json`, `.csv`, `.tsv` (also with `.gz`) or `.parquet`;
+            patterns such as `tenants/*.jsonl`, and folders, stand for all their files.
         output: the adapter's folder; where `data` may be several files, the folder that holds one folder for each, named as its
             file. `adapted/NAME` and `adapted` where None.
         reading: what is said about the rows.
@@ -92,7 +94,8 @@ def adapt_files(
     meta = MetaAdapter.from_pretrained(adapter)
     longest = max_length or meta.max_length
     spec = replace(meta.base, source=base_source or meta.base.source)
-    campaign = _Campaign(meta, reading, settings, longest, several, console, Renderer(load_tokenizer(spec), longest))
+    renderer = Renderer(load_tokenizer(spec), longest, spec.chat_template_kwargs)
+    campaign = _Campaign(meta, reading, settings, longest, several, console, renderer)
     campaign.read(places)
     if campaign.waiting:
         require_writable(next(iter(places.values())))
@@ -117,15 +120,13 @@ def find_files(data: Sequence[str | Path]) -> list[Path]:
     for each in data:
         path = Path(each)
         if path.is_dir():
-            files = sorted(file for file in path.iterdir() if file.suffix in ENDINGS)
+            files = tables_in(path)
         elif not path.exists() and has_magic(str(each)):
             files = sorted(Path(file) for file in glob(str(each), recursive=True))
         else:
             files = [path]
         if not files:
-            raise AdaptError(
-                f"{each}: there is no {' or '.join(ENDINGS)} file here; give a file, a folder of files, or a pattern in quotes"
-            )
+            raise AdaptError(f"{each}: there is no {', '.join(READERS)} file here; give a file, a folder of files, or a pattern in quotes")
         for file in files:
             found.setdefault(file.resolve(), file)
     if not found:
@@ -144,15 +145,15 @@ def _places(files: Sequence[Path], output: Path | None, several: bool) -> dict[P
         AdaptError: two files have one folder.
     """
     if not several:
-        return {files[0]: output or DEFAULT_OUTPUT / files[0].stem}
+        return {files[0]: output or DEFAULT_OUTPUT / table_name(files[0])}
     places: dict[Path, Path] = {}
     # two names that a file system may not tell apart are one
     taken: dict[str, Path] = {}
     for file in files:
-        other = taken.setdefault(file.stem.casefold(), file)
+        other = taken.setdefault(table_name(file).casefold(), file)
         if other is not file:
-            raise AdaptError(f"{other} and {file} would both be saved as {file.stem!r}; rename one of them, or adapt to them apart")
-        places[file] = (output or DEFAULT_OUTPUT) / file.stem
+            raise AdaptError(f"{other} and {file} would both be saved as {table_name(file)!r}; rename one of them, or adapt to them apart")
+        places[file] = (output or DEFAULT_OUTPUT) / table_name(file)
     return places
 
 

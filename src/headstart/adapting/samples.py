@@ -56,7 +56,8 @@ def _written(outcome: Outcome, chosen: Sequence[tuple[int, int, Example]], passe
     """What each side writes, every side and fold in one batch."""
     renderer, task = passes.batcher.renderer, outcome.job.task
     prompts = [
-        [renderer.prompt(task.instruction, row.input) for fold, _, row in chosen if fold == number] for number in range(len(outcome.folds))
+        [renderer.prompt(task.instruction, row.input, row.history) for fold, _, row in chosen if fold == number]
+        for number in range(len(outcome.folds))
     ]
     longest = max(len(one.ids) - one.answer for one in renderer.render(task.instruction, [row for *_, row in chosen]))
     sampling = Sampling(max_new_tokens=min(MOST_TOKENS, round(ROOM * longest) + 4))

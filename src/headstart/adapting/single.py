@@ -25,7 +25,8 @@ def adapt(
     allow_base_variant: bool = False,
 ) -> AdaptedAdapter:
     """Adapt to one task; see `MetaAdapter.adapt`, which calls this."""
-    renderer = Renderer(base.tokenizer if base else load_tokenizer(meta.base), max_length)
+    spec = base.spec if base else meta.base
+    renderer = Renderer(base.tokenizer if base else load_tokenizer(spec), max_length, spec.chat_template_kwargs)
     # the rows are looked at before the weights are loaded
     job = make_job(task, held, None, settings, renderer)
     base = base or load_base(meta.base)

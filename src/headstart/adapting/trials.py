@@ -152,15 +152,18 @@ def cross_folds(rows: Sequence[Example], seed: int, count: int = FOLDS) -> tuple
         seed: shuffles them.
         count: how many folds; as many as rows where those are fewer.
     """
-    order = np.random.default_rng([0x666F6C64, seed]).permutation(len(rows))
+    # the turns of a conversation stay together
+    first = {row.conversation: row.output for row in reversed(rows)}
+    conversations = list(dict.fromkeys(row.conversation for row in rows))
+    order = np.random.default_rng([0x666F6C64, seed]).permutation(len(conversations))
     # dealt out in turn with like outputs together: each fold gets its share of every output
-    dealt = sorted(order.tolist(), key=lambda index: rows[index].output)
-    count = min(count, len(rows))
-    number = {index: place % count for place, index in enumerate(dealt)}
+    dealt = sorted((conversations[int(index)] for index in order), key=lambda conversation: first[conversation])
+    count = min(count, len(conversations))
+    number = {conversation: place % count for place, conversation in enumerate(dealt)}
     return tuple(
         Fold(
-            tuple(row for index, row in enumerate(rows) if number[index] != fold),
-            tuple(row for index, row in enumerate(rows) if number[index] == fold),
+            tuple(row for row in rows if number[row.conversation] != fold),
+            tuple(row for row in rows if number[row.conversation] == fold),
         )
         for fold in range(count)
     )

@@ -27,6 +27,7 @@ from headstart.provenance import provenance
 from headstart.recipe import EvaluationSection, Recipe, apply_override, parse_recipe
 from headstart.tasks.prepare import prepare_suite, spread
 from headstart.tasks.render import Renderer
+from headstart.tasks.spec import SourceSpec
 from headstart.tasks.task import Task, TaskSuite
 
 TUNING_SPLIT = "meta_validation"
@@ -127,10 +128,11 @@ class Plan:
         require_arms(arms, control)
         section = recipe.evaluation
         base = replace(meta.base, source=base_source or meta.base.source)
-        renderer = Renderer(load_tokenizer(base), recipe.suite.max_length)
+        renderer = Renderer(load_tokenizer(base), recipe.suite.max_length, base.chat_template_kwargs)
         # half of a task's examples are support, half query
         needed = 2 * max(section.support, section.query)
-        suite, _ = prepare_suite(source or recipe.suite.source, recipe.suite.regime, renderer, needed, recipe.seed)
+        sources = (SourceSpec(source),) if source else recipe.suite.specs
+        suite, _ = prepare_suite(sources, recipe.suite.regime, renderer, needed, recipe.seed)
         tuning = spread(suite.split(TUNING_SPLIT), section.tuning_tasks)
         measured = spread([task for task in suite.split(split) if task not in tuning], section.tasks)
         require_unseen(measured, suite, split, meta)

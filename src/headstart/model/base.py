@@ -44,6 +44,8 @@ class BaseSpec:
         quantization: `none` or `nf4`.
         dtype: the type of the dense weights and of the activations.
         revision: the hub's branch, tag or commit; only for `hub`.
+        chat_template_kwargs: what its chat template is told, as `{"enable_thinking": True}`; where None, what puts answers right
+            behind the template's prompt.
     """
 
     id: str = BUNDLED_ID
@@ -51,6 +53,7 @@ class BaseSpec:
     quantization: Quantization = "nf4"
     dtype: Dtype = "bfloat16"
     revision: str | None = None
+    chat_template_kwargs: dict[str, bool | int | float | str] | None = None
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from headstart.tasks.samplers import ALPHA, Sampler, step_order
 from headstart.tasks.task import Example, SuiteError, Task, TaskSuite
 
 
@@ -29,12 +30,22 @@ Episode = tuple[Draw, ...]
 
 
 def training_episode(
-    suite: TaskSuite, *, seed: int, step: int, rank: int = 0, tasks: int = 4, support: int = 16, query: int = 16, minibatches: int = 1
+    suite: TaskSuite,
+    *,
+    seed: int,
+    step: int,
+    rank: int = 0,
+    tasks: int = 4,
+    support: int = 16,
+    query: int = 16,
+    minibatches: int = 1,
+    sampler: Sampler = "cluster",
+    alpha: float = ALPHA,
 ) -> Episode:
-    """The tasks of one training step on one rank, drawn from `meta_train` without replacement over all ranks.
+    """The tasks of one training step on one rank, drawn from `meta_train` by a sampler, without replacement over all ranks.
 
     Ranks take consecutive slices of one order that depends on (seed, step) alone, and a task's examples depend on
-    (seed, step, task), so R ranks of T tasks see what one rank of R*T tasks would see.
+    (seed, step, task), so R ranks of T tasks see what one rank of R*T tasks would see, and a resumed run what an uninterrupted one does.
 
     Raises:
         SuiteError: `meta_train` has fewer tasks than the slice needs.
@@ -44,8 +55,8 @@ def training_episode(
         raise SuiteError(
             f"suite {suite.name} has {len(pool)} training tasks, but rank {rank} needs {tasks} of its own; lower suite.tasks_per_step"
         )
-    order = np.random.default_rng([seed, step]).permutation(len(pool))
-    chosen = (pool[index] for index in order[rank * tasks : (rank + 1) * tasks])
+    order = step_order(suite, seed=seed, step=step, sampler=sampler, alpha=alpha)
+    chosen = order[rank * tasks : (rank + 1) * tasks]
     return tuple(_training_draw(task, seed, step, support, query, minibatches) for task in chosen)
 
 
@@ -73,7 +84,7 @@ def evaluation_draw(task: Task, *, draw: int, support: int, query: int, seed: in
         )
     rng = np.random.default_rng([0x65766131, seed, draw, stable_hash(task.name)])
     chosen = rng.permutation(len(task.support_pool))[:support]
-    return Draw(task, (_take(task.support_pool, chosen),), task.query_pool[:query])
+    return Draw(task, (_take(task.support_pool, chosen),), tuple(task.query_pool[:query]))
 
 
 def require_examples(task: Task, needed: int) -> None:

@@ -1,22 +1,272 @@
-"""Making a suite fit a run: opening it, leaving out what is too long, and choosing a few tasks evenly."""
+"""Making a suite fit a run: reading its sources, rendering every example once, and leaving out what is too long."""
 
-from collections.abc import Sequence
-from dataclasses import replace
+import atexit
+import hashlib
+import json
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, replace
 from itertools import chain, zip_longest
+from pathlib import Path
+from shutil import rmtree
 
-from headstart.tasks.regimes import Regime, apply_regime
+from headstart.files import writing
+from headstart.tasks.problems import Counting, DataError, Place, Problem, Report, refuse
+from headstart.tasks.reading.opening import open_source
+from headstart.tasks.reading.source import ReadTask, Source, at_most
+from headstart.tasks.reading.splits import hold_out
+from headstart.tasks.regimes import Regime, under_regime
 from headstart.tasks.render import Renderer
-from headstart.tasks.sources import open_suite
+from headstart.tasks.rows import Rendered
+from headstart.tasks.spec import SourceSpec
+from headstart.tasks.store import StoredExamples, Writer, forget_old_stores, is_stored, read_store, stores_folder
 from headstart.tasks.task import Example, SuiteError, Task, TaskSuite
 
+Watch = Callable[[ReadTask, Sequence[int]], None]
+"""Takes every task with its places as it is stored, and its examples' lengths in tokens."""
 
-def prepare_suite(source: str, regime: Regime, renderer: Renderer, needed: int, seed: int = 0) -> tuple[TaskSuite, list[str]]:
-    """Open a suite, put it under its regime, and leave out what is too long; notes say what was left out.
+
+def prepare_suite(
+    specs: Sequence[SourceSpec], regime: Regime, renderer: Renderer, needed: int, seed: int = 0
+) -> tuple[TaskSuite, list[str]]:
+    """The suite of some sources, under a regime, without what is too long; notes say what was left out.
+
+    What was prepared before is found again by its content; otherwise it is prepared, one task at a time, and kept.
 
     Raises:
-        SuiteError: as `open_suite` and `leave_out_long`.
+        SuiteError: a source cannot be read, or a row of it; or nothing is left of a split.
     """
-    return leave_out_long(apply_regime(open_suite(source), regime, seed), renderer, needed)
+    plan = Plan.of(specs, regime, renderer, seed)
+    suite, notes = read_store(plan.folder if is_stored(plan.folder) else prepare(plan, renderer))
+    suite, more = leave_out_long(suite, renderer, needed)
+    return suite, [*notes, *more]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be prepared, and where it is kept.
+
+    Args:
+        sources: opened, with what the user said of each.
+        regime: the tasks as they are, or under house rules.
+        seed: of the house rules.
+        folder: of the store; its name is a digest of all that decides what is in it.
+    """
+
+    sources: tuple[tuple[SourceSpec, Source], ...]
+    regime: Regime
+    seed: int
+    folder: Path
+
+    @property
+    def revision(self) -> str:
+        """A digest of all that the suite holds, whatever renders it."""
+        if len(self.sources) == 1 and self.sources[0][0] == SourceSpec(self.sources[0][0].path):
+            return self.sources[0][1].revision
+        read = json.dumps([(asdict(spec), source.revision) for spec, source in self.sources], sort_keys=True)
+        return hashlib.sha256(read.encode()).hexdigest()[:16]
+
+    @classmethod
+    def of(cls, specs: Sequence[SourceSpec], regime: Regime, renderer: Renderer, seed: int, report: Report = refuse) -> "Plan":
+        """Open the sources.
+
+        Raises:
+            DataError: one of them cannot be opened.
+        """
+        sources = tuple((spec, open_source(spec, report)) for spec in specs)
+        read = [(asdict(spec), source.revision) for spec, source in sources]
+        decides = json.dumps([read, regime, seed if regime != "instructed" else 0, renderer.key, code_digest()], sort_keys=True)
+        return cls(sources, regime, seed, stores_folder() / hashlib.sha256(decides.encode()).hexdigest()[:20])
+
+
+def code_digest() -> str:
+    """A digest of the code that reads and renders: a store that other code made is not used."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.rglob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def prepare(plan: Plan, renderer: Renderer, report: Report = refuse, watch: Watch | None = None) -> Path:
+    """Read and render a suite into its store, and give the store's folder.
+
+    Where the report lets errors pass, what has them is left out, and the store is this process's alone: it is not what was asked for.
+    So is one that cannot lie where it belongs.
+
+    Raises:
+        WriteError: it cannot be written, as on a full disk.
+    """
+    counting, scratch = Counting(report), _scratch()
+    atexit.register(rmtree, scratch, ignore_errors=True)
+    with writing(scratch):
+        _fill(scratch / "suite", plan, renderer, counting, watch)
+    if counting.errors or scratch.parent != stores_folder():
+        return scratch / "suite"
+    forget_old_stores()
+    # another process may have prepared the same meanwhile; its result is as good as ours
+    with suppress(OSError):
+        (scratch / "suite").rename(plan.folder)
+    return plan.folder
+
+
+def _scratch() -> Path:
+    """A new folder beside the stores, so that what is in it can be moved there; elsewhere where that cannot be written."""
+    try:
+        stores_folder().mkdir(parents=True, exist_ok=True)
+        return Path(tempfile.mkdtemp(dir=stores_folder(), prefix="."))
+    except OSError:
+        return Path(tempfile.mkdtemp(prefix="headstart-"))
+
+
+def _fill(folder: Path, plan: Plan, renderer: Renderer, report: Report, watch: Watch | None) -> None:
+    folder.mkdir()
+    parts: list[_Part] = []
+    with Writer.into(folder) as writer:
+        for number, (spec, source) in enumerate(plan.sources):
+            part = _Part(spec, source, f"{source.name}#{number}" if source.name in [part.name for part in parts] else source.name)
+            parts.append(part)
+            for read in part.read(report, prefix=f"{part.name}/" if len(plan.sources) > 1 else ""):
+                for version in under_regime(read.task, plan.regime, plan.seed):
+                    if _store(read._replace(task=version), writer, renderer, part.name, report, watch):
+                        part.stored(read.task, version)
+    splits: dict[str, list[str]] = {}
+    for part in parts:
+        for split, names in part.splits(report).items():
+            splits.setdefault(split, []).extend(names)
+    writer.finish(
+        name="+".join(part.name for part in parts),
+        revision=plan.revision,
+        splits=splits,
+        shares={part.name: part.spec.weight for part in parts},
+        notes=[note for part in parts for note in part.notes()],
+    )
+
+
+@dataclass
+class _Part:
+    """One source's part of a suite, as it is read.
+
+    Args:
+        spec: what the user said of it.
+        source: opened.
+        name: its own among the sources.
+        clusters: of the tasks that were stored, by the source's names for them.
+        versions: those names -> the suite's.
+        gone: how many tasks were left out, by what for.
+    """
+
+    spec: SourceSpec
+    source: Source
+    name: str
+    clusters: dict[str, str] = field(default_factory=dict)
+    versions: dict[str, list[str]] = field(default_factory=dict)
+    gone: Counter[str] = field(default_factory=Counter)
+    prefix: str = ""
+
+    def read(self, report: Report, prefix: str) -> Iterator[ReadTask]:
+        """The tasks that the user wants, under the suite's names for them."""
+        self.prefix = prefix
+        for read in self.source.read(report):
+            reason = left_out(read.task, self.spec)
+            if reason:
+                self.gone[reason] += 1
+            else:
+                taken = at_most(read, self.spec.max_examples)
+                yield taken._replace(task=replace(taken.task, name=f"{prefix}{taken.task.name}"))
+
+    def stored(self, task: Task, version: Task) -> None:
+        """Note that a version of a task was stored."""
+        own = task.name.removeprefix(self.prefix)
+        self.clusters[own] = task.cluster
+        self.versions.setdefault(own, []).append(version.name)
+
+    def splits(self, report: Report) -> dict[str, tuple[str, ...]]:
+        """The source's splits, or whole clusters held out where it has none."""
+        try:
+            found = self._splits()
+        except DataError as error:
+            report(error.problem.at(Place(self.spec.path)))
+            found = {"meta_train": tuple(self.clusters)}
+        return {split: tuple(version for name in names for version in self.versions.get(name, ())) for split, names in found.items()}
+
+    def _splits(self) -> dict[str, tuple[str, ...]]:
+        if not self.clusters:
+            raise DataError(Problem(f"no task is left{self._found()}"))
+        if self.source.splits is None:
+            return hold_out(self.clusters, self.spec.splits)
+        held = dict(self.source.splits)
+        if self.source.validation_share:
+            training = {name: self.clusters[name] for name in held["meta_train"] if name in self.clusters}
+            share = self.source.validation_share
+            held |= hold_out(training, {"meta_train": 1 - share, "meta_validation": share})
+        return held
+
+    def notes(self) -> list[str]:
+        """How many tasks the filters took."""
+        taken = ", ".join(f"{count} by {reason}" for reason, count in self.gone.items())
+        return [f"{self.name}: {sum(self.gone.values())} tasks left out, {taken}"] if taken else []
+
+    def _found(self) -> str:
+        return f": all were left out ({', '.join(f'{count} by {reason}' for reason, count in self.gone.items())})" if self.gone else ""
+
+
+def left_out(task: Task, spec: SourceSpec) -> str:
+    """Which of a source's filters a task does not pass; empty where it passes all."""
+    if spec.clusters is not None and task.cluster not in spec.clusters:
+        return "clusters"
+    if spec.languages is not None and not _all_in(task.language, spec.languages):
+        return "languages"
+    if spec.licences is not None and not _all_in(task.licence, spec.licences):
+        return "licences"
+    return "min_examples" if len(task.examples) < spec.min_examples else ""
+
+
+def _all_in(told: str, wanted: Sequence[str]) -> bool:
+    """Whether all that a task names, and it names something, is wanted."""
+    return bool(told) and {part.strip() for part in told.split(",")} <= set(wanted)
+
+
+def _store(read: ReadTask, writer: Writer, renderer: Renderer, origin: str, report: Report, watch: Watch | None) -> bool:
+    """Render a task and write it; whether anything of it is left."""
+    read, rendered = _rendered(read, renderer, report)
+    if not rendered:
+        return False
+    lengths = _lengths(read.task, rendered, renderer)
+    writer.add(read.task, rendered, lengths, renderer.by(read.task.instruction), origin)
+    if watch:
+        watch(read, lengths)
+    return True
+
+
+def _rendered(read: ReadTask, renderer: Renderer, report: Report) -> tuple[ReadTask, list[Rendered]]:
+    """A task's examples rendered, without those that the template cannot take, which are told."""
+    task = read.task
+    try:
+        return read, renderer.measure(task.instruction, task.examples)
+    except SuiteError:
+        # which one it was, they tell one by one
+        kept, rendered = list[int](), list[Rendered]()
+        for index, (example, place) in enumerate(zip(task.examples, read.places, strict=True)):
+            try:
+                rendered += renderer.measure(task.instruction, [example])
+                kept.append(index)
+            except SuiteError as error:
+                report(Problem(str(error), place))
+        if not kept:
+            return read, []
+        examples = tuple(task.examples[index] for index in kept)
+        return ReadTask(replace(task, examples=examples), [read.places[index] for index in kept]), rendered
+
+
+def _lengths(task: Task, rendered: Sequence[Rendered], renderer: Renderer) -> list[int]:
+    """The tokens of each example, whichever of the task's labels answers it: ranking renders every label."""
+    if not task.labels:
+        return [len(one.ids) for one in rendered]
+    answers = renderer.measure(task.instruction, [replace(task.examples[0], output=label) for label in task.labels])
+    longest = max(len(one.ids) - one.answer for one in answers)
+    return [one.answer + longest for one in rendered]
 
 
 def leave_out_long(suite: TaskSuite, renderer: Renderer, needed: int) -> tuple[TaskSuite, list[str]]:
@@ -34,7 +284,7 @@ def leave_out_long(suite: TaskSuite, renderer: Renderer, needed: int) -> tuple[T
             gone = len(task.examples) - len(kept)
             notes.append(f"{name}: {gone} of {len(task.examples)} examples over {renderer.max_length} tokens left out")
         if len(kept) >= needed:
-            tasks[name] = task if len(kept) == len(task.examples) else replace(task, examples=tuple(kept))
+            tasks[name] = task if len(kept) == len(task.examples) else replace(task, examples=kept)
         else:
             notes.append(f"{name}: left out, its {len(kept)} examples are fewer than the {needed} that an episode takes")
     splits = {split: tuple(name for name in names if name in tasks) for split, names in suite.splits.items()}
@@ -46,15 +296,13 @@ def leave_out_long(suite: TaskSuite, renderer: Renderer, needed: int) -> tuple[T
     return replace(suite, tasks=tasks, splits=splits), notes
 
 
-def fitting(task: Task, renderer: Renderer) -> list[Example]:
-    """The examples that fit, whichever of the task's labels answers them: ranking renders every label."""
-    if not task.labels:
-        return renderer.fitting(task.instruction, task.examples)
-    answers = [Example(task.examples[0].input, label) for label in task.labels]
-    longest = max(answers, key=lambda answer: renderer.tokens(task.instruction, answer)).output
-    fitting = renderer.fitting(task.instruction, [Example(example.input, longest) for example in task.examples])
-    inputs = {example.input for example in fitting}
-    return [example for example in task.examples if example.input in inputs]
+def fitting(task: Task, renderer: Renderer) -> Sequence[Example]:
+    """The examples that fit, whichever of the task's labels answers them."""
+    if isinstance(task.examples, StoredExamples):
+        return task.examples.within(renderer.max_length)
+    rendered = renderer.measure(task.instruction, task.examples)
+    lengths = _lengths(task, rendered, renderer)
+    return tuple(example for example, length in zip(task.examples, lengths, strict=True) if length <= renderer.max_length)
 
 
 def spread(tasks: Sequence[Task], count: int | None) -> tuple[Task, ...]:

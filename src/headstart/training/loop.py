@@ -16,6 +16,7 @@ from headstart.model.learner import Learner
 from headstart.progress import Meter
 from headstart.recipe import InnerSection, Phase, Recipe
 from headstart.tasks.episodes import Episode, training_episode
+from headstart.tasks.samplers import step_order
 from headstart.tasks.task import TaskSuite
 from headstart.training.errors import RunError
 from headstart.training.inner import inner_loop
@@ -57,7 +58,8 @@ class Trainer:
             if progress.steps % self.recipe.run.eval_steps == 0 or done >= 1:
                 scalars |= self.validate(self.learner, outer.theta, progress.state.rates)
             progress = progress.lasting(seconds := time.monotonic() - started)
-            self.log({"phase": phase.algorithm, **gradient.metrics, **scalars, "seconds": seconds}, progress.state.step)
+            drawn = ", ".join(self.drawn(progress.state.step - 1))
+            self.log({"phase": phase.algorithm, **gradient.metrics, **scalars, "seconds": seconds, "tasks": drawn}, progress.state.step)
             # the step that spends the last of the operations may spend more
             meter.advance(min(done, 1.0), f"loss {gradient.metrics['loss']:.3f}")
             stop = self.runtime.total(int(self.interrupt.asked)) > 0
@@ -88,6 +90,12 @@ class Trainer:
         assert total is not None
         return total
 
+    def drawn(self, step: int) -> list[str]:
+        """The tasks that all ranks together see at a step."""
+        suite = self.recipe.suite
+        order = step_order(self.suite, seed=self.recipe.seed, step=step, sampler=suite.sampler, alpha=suite.sampler_alpha)
+        return [task.name for task in order[: suite.tasks_per_step * self.runtime.ranks]]
+
     def episode(self, phase: Phase, step: int) -> Episode:
         """This rank's tasks and examples at a step."""
         suite = self.recipe.suite
@@ -100,6 +108,8 @@ class Trainer:
             support=suite.support,
             query=suite.query,
             minibatches=phase.minibatches,
+            sampler=suite.sampler,
+            alpha=suite.sampler_alpha,
         )
 
 

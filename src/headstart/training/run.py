@@ -21,7 +21,7 @@ from headstart.model.base import Base, BaseSpec, base_folder, fingerprint, load_
 from headstart.model.learner import Learner, LoraSpec
 from headstart.model.row_costs import counted_costs, measured_costs
 from headstart.model.targets import TargetError
-from headstart.progress import meter, say
+from headstart.progress import meter, say, shortened
 from headstart.provenance import provenance
 from headstart.recipe import FRESH_EPS_ROOT, InnerSection, MultitaskPhase, Recipe
 from headstart.tasks.episodes import evaluation_draw, training_episode
@@ -116,12 +116,13 @@ class Session:
         """Load the suite and see that every step can be drawn from it, that the folder can be written and gone on from; then the base."""
         spec, section = BaseSpec(**recipe.base.model_dump()), recipe.suite
         with runtime.first():
-            renderer = Renderer(load_tokenizer(spec), section.max_length)
-        suite, notes = prepare_suite(section.source, section.regime, renderer, section.support + section.query, recipe.seed)
+            renderer = Renderer(load_tokenizer(spec), section.max_length, spec.chat_template_kwargs)
+            # read and rendered by the first rank alone; the others find what it kept
+            suite, notes = prepare_suite(section.specs, section.regime, renderer, section.support + section.query, recipe.seed)
         suite.split("meta_validation")
         # drawn for its errors, before the base is loaded
-        shape = {"tasks": section.tasks_per_step, "support": section.support, "query": section.query}
-        training_episode(suite, seed=recipe.seed, step=0, rank=runtime.ranks - 1, **shape)
+        tasks, support, query = section.tasks_per_step, section.support, section.query
+        training_episode(suite, seed=recipe.seed, step=0, rank=runtime.ranks - 1, tasks=tasks, support=support, query=query)
         identity = Identity(recipe.model_dump(mode="json"), suite.revision, fingerprint(base_folder(spec)), runtime.ranks)
         stopped = going_on(folder / "checkpoints", identity, runtime) if resume else None
         # no rank writes before all have seen the folder as it was
@@ -136,7 +137,11 @@ class Session:
         session = cls(recipe, folder, suite, learner, batcher, runtime, console, identity)
         counts = ", ".join(f"{len(names)} {split}" for split, names in suite.splits.items())
         kind = f"{spec.quantization}, {spec.dtype}"
-        session.say(*notes, f"{spec.id} ({kind}) on {runtime.device}, {runtime.ranks} rank(s); {batcher.layout} rows; tasks: {counts}")
+        session.say(
+            *renderer.notes,
+            *shortened(notes),
+            f"{spec.id} ({kind}) on {runtime.device}, {runtime.ranks} rank(s); {batcher.layout} rows; tasks: {counts}",
+        )
         if section.layout == "auto" and batcher.layout == "padded":
             session.say("rows are padded, since examples that share a row are not independent in this architecture")
         return session, session.begin(stopped)
@@ -286,7 +291,9 @@ class Session:
                 "regime": self.recipe.suite.regime,
                 "training_tasks": len(self.suite.splits["meta_train"]),
                 "splits": {split: list(names) for split, names in self.suite.splits.items()},
+                "sampler": self.recipe.suite.sampler,
             },
+            "chat_template_kwargs": self.batcher.renderer.template_kwargs,
             "user_turn": USER_TURN,
             "phases": [asdict(phase) for phase in spent],
             "cost": {"flops": sum(phase.flops for phase in spent), "seconds": round(sum(phase.seconds for phase in spent), 1)},

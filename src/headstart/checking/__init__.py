@@ -1,0 +1,1 @@
+"""Seeing what will be trained before it trains: problems, sizes, previews."""

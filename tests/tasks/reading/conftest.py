@@ -1,0 +1,50 @@
+"""What tests of readers share: caches of their own, no network, and reading both ways."""
+
+import pytest
+
+from headstart.tasks.problems import DataError, refuse
+
+
+@pytest.fixture(autouse=True)
+def own_caches(tmp_path_factory, monkeypatch):
+    """Nothing is cached outside, and nothing may ask the network."""
+    folder = tmp_path_factory.mktemp("caches")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder))
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", folder / "datasets")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    return folder
+
+
+@pytest.fixture
+def both_ways():
+    """Reads with a report that refuses and with one that collects, and gives what is read in spite of the faults."""
+
+    def run(read, *faults):
+        with pytest.raises(DataError) as raised:
+            list(read(refuse))
+        problems = []
+        good = list(read(problems.append))
+        told = [str(problem) for problem in problems if problem.level == "error"]
+        assert str(raised.value) == told[0]
+        for one, fault in zip(told, faults, strict=True):
+            assert fault in one
+        return good
+
+    return run
+
+
+@pytest.fixture
+def denied(monkeypatch):
+    """Makes the system refuse a path to everyone, root among them."""
+
+    def deny(module, name, path, error):
+        real = getattr(module, name)
+
+        def refusing(asked, *rest, **options):
+            if str(asked) == str(path):
+                raise OSError(error, "told by the system", str(asked))
+            return real(asked, *rest, **options)
+
+        monkeypatch.setattr(module, name, refusing)
+
+    return deny
