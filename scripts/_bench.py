@@ -17,12 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import init_empty_weights
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import AutoModelForCausalLM, LlamaConfig
+from transformers import LlamaConfig
 from transformers.utils import logging
 
 from headstart.algorithms.fomaml import fomaml
@@ -30,13 +29,12 @@ from headstart.algorithms.rules import Adam
 from headstart.algorithms.types import Batch, InnerLoop, MetaGradient
 from headstart.files import write_json
 from headstart.model.attention import visible
-from headstart.model.base import BUNDLED_ID, Base, BaseSpec, load_base, prepare
+from headstart.model.base import BUNDLED_ID, Base, BaseSpec, Dtype, Quantization, load_base
 from headstart.model.block_attention import BLOCKS, RowAttention, attention
-from headstart.model.four_bit import is_four_bit, replace_linears
 from headstart.model.label_loss import LabelLoss
 from headstart.model.learner import Learner, LoraSpec
-from headstart.model.probe import computes
 from headstart.model.row_costs import counted_costs
+from headstart.model.sketch import sketched
 from headstart.model.twins import compute
 from headstart.provenance import provenance
 from headstart.tasks.planner import Planner
@@ -45,7 +43,12 @@ from headstart.tasks.rows import Candidates, Layout, Rendered, Rows, build_rows
 SCHEMA_VERSION = 1
 FILE_WIDTH = 140
 LORA = LoraSpec(r=8, lora_alpha=16)
-DTYPES = {"fp32": ("none", "float32"), "bf16": ("none", "bfloat16"), "nf4": ("nf4", "bfloat16"), "nf4-fp32": ("nf4", "float32")}
+DTYPES: dict[str, tuple[Quantization, Dtype]] = {
+    "fp32": ("none", "float32"),
+    "bf16": ("none", "bfloat16"),
+    "nf4": ("nf4", "bfloat16"),
+    "nf4-fp32": ("nf4", "float32"),
+}
 """A benchmark's word for quantisation and type."""
 PIECE_TOKENS = 5120
 """Padded tasks are computed together up to so many tokens: `headstart.batches.PIECE_TOKENS`, but for whole numbers of these tasks."""
@@ -397,36 +400,8 @@ LLAMA_8B = LlamaConfig(
 
 
 def random_base(config: LlamaConfig, device: torch.device, dtype: str = "nf4", seed: int = 0) -> Base:
-    """A base of a shape with random weights, drawn and quantised one by one, so that a dense model is never there where it is 4-bit.
-
-    It is prepared as a loaded one is.
-    """
-    quantization, of = DTYPES[dtype][0], getattr(torch, DTYPES[dtype][1])
-    with init_empty_weights(include_buffers=False):
-        model = AutoModelForCausalLM.from_config(config, dtype=of)
-    if quantization == "nf4":
-        replace_linears(model, of)
-    generator = torch.Generator(device).manual_seed(seed)
-    for module in model.modules():
-        for name, parameter in list(module.named_parameters(recurse=False)):
-            setattr(module, name, _drawn(module, parameter, of, generator, config.initializer_range))
-        for name, buffer in module.named_buffers(recurse=False):
-            module._buffers[name] = buffer.to(device)
-    prepare(model)
-    return Base(BaseSpec("random/llama", "random", *DTYPES[dtype]), "random", model, None, computes(model, "packed"))
-
-
-def _drawn(module: nn.Module, like: nn.Parameter, dtype: torch.dtype, generator: torch.Generator, deviation: float) -> nn.Parameter:
-    """Norms are ones, all else is normal."""
-    if like.dim() == 1:
-        return nn.Parameter(torch.ones(like.shape, dtype=dtype, device=generator.device), requires_grad=False)
-    dense = torch.randn(like.shape, dtype=dtype, device=generator.device, generator=generator).mul_(deviation)
-    if not is_four_bit(module):
-        return nn.Parameter(dense, requires_grad=False)
-    # the class of bitsandbytes quantises when it is moved, onto the device where it is too
-    four_bit: Any = type(like)
-    packed: nn.Parameter = four_bit(dense, requires_grad=False, quant_type="nf4", compress_statistics=True, module=module)
-    return packed.to(generator.device)
+    """A base of a shape with random weights."""
+    return sketched(config, device, *DTYPES[dtype], seed=seed)
 
 
 # command lines and reports

@@ -27,13 +27,13 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 from _bench import Shape, conversations, random_base
 from bases import BASES, KnownBase, save_config
-from bench_memory import SavedBytes
 
 from headstart.algorithms.trail import state_bytes
 from headstart.batches import PIECE_TOKENS
 from headstart.model.base import DTYPES, BaseSpec
 from headstart.model.learner import Learner, LoraSpec
 from headstart.model.memory import Footprint, footprint, skeleton
+from headstart.model.saved import SavedBytes
 from headstart.model.sites import linear_shape
 from headstart.model.targets import target_names
 from headstart.recipe import Recipe, load_recipe

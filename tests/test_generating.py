@@ -213,9 +213,9 @@ def test_after_a_failure_the_base_is_plain_again(folders, quiet, monkeypatch, de
 
 FILES = {
     "no input": ('{"input": "a"}\n\n{"text": "b"}\n', r"rows\.jsonl, line 3: `input` is missing; columns found: text"),
-    "number": ('{"input": 3}\n', r"rows\.jsonl, line 1: `input` is int, not text"),
-    "instruction that is no text": ('{"input": "a", "instruction": ["b"]}\n', r"line 1: `instruction` is list"),
-    "output that is no text": ('{"input": "a", "output": 5}\n', r"line 1: `output` is int"),
+    "number": ('{"input": 3}\n', r"rows\.jsonl, line 1: `input` is a number, not text"),
+    "instruction that is no text": ('{"input": "a", "instruction": ["b"]}\n', r"line 1: `instruction` is a list"),
+    "output that is no text": ('{"input": "a", "output": 5}\n', r"line 1: `output` is a number"),
     "no JSON": ('{"input": "a"}\n{', r"rows\.jsonl, line 2: not valid JSON"),
     "no rows": ("\n", "the file has no rows"),
 }
@@ -240,7 +240,7 @@ def test_other_mistakes_are_told_before_the_base_is_loaded(folders, rows, unload
         (one, {}, SuiteError, "give either --prompt or --file$"),
         (one, {"prompts": ["a"], "file": rows}, SuiteError, "give either --prompt or --file, not both"),
         (one, {"file": tmp_path / "gone.jsonl"}, SuiteError, "no such file"),
-        (one, {"file": tmp_path / "file"}, SuiteError, r"give a \.jsonl or \.csv file"),
+        (one, {"file": tmp_path / "file"}, SuiteError, r"give a \.jsonl, \.json, \.csv, \.tsv, \.parquet file"),
         (one, {"prompts": ["a", "x" * 900]}, SuiteError, "leaves no room for an answer"),
         (one, {"prompts": [" "], "instruction": ""}, SuiteError, "nothing to answer"),
         # there is room for an answer, yet not for every label

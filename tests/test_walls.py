@@ -44,6 +44,7 @@ ALLOWED = {
         "headstart.model",
         "headstart.errors",
         "headstart.files",
+        "headstart.bases",
         "headstart.tasks.rows",
         "headstart.tasks.blocks",
         "headstart.tasks.planner",

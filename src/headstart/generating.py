@@ -34,7 +34,7 @@ BARE = "base"
 BATCH_SIZE = 16
 INPUTS = ("input", "prompt", "text", "question", "inputs")
 OUTPUTS = ("output", "completion", "answer", "targets")
-"""Columns of a file of questions; the first that is there counts."""
+"""Columns of a file of questions; the first that its first row has counts."""
 
 
 @dataclass(frozen=True)
@@ -126,14 +126,16 @@ def _questions(prompts: Sequence[str], file: str | Path | None) -> list[Question
         raise SuiteError("give either --prompt or --file" + (", not both" if prompts else ""))
     if file is None:
         return [Question(text) for text in prompts]
-    return [_question(row, place) for place, row in read_rows(file)]
+    rows = list(read_rows(file))
+    # the first row tells the columns of all
+    asked = next((name for name in INPUTS if name in rows[0][1]), INPUTS[0])
+    known = next((name for name in OUTPUTS if name in rows[0][1]), OUTPUTS[0])
+    return [_question(row, place, asked, known) for place, row in rows]
 
 
-def _question(row: Row, place: Place) -> Question:
-    column = next((name for name in INPUTS if name in row), "input")
-    expected = next((name for name in OUTPUTS if row.get(name) is not None), None)
+def _question(row: Row, place: Place, asked: str, known: str) -> Question:
     instruction = text_of(row, "instruction", place, default="") or None
-    return Question(text_of(row, column, place), instruction, text_of(row, expected, place) if expected else None)
+    return Question(text_of(row, asked, place), instruction, text_of(row, known, place) if row.get(known) is not None else None)
 
 
 def _read(adapters: Sequence[str | Path]) -> list[StoredAdapter]:

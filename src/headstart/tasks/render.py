@@ -14,19 +14,15 @@ import tokenizers
 import transformers
 
 from headstart.tasks.rows import Rendered
-from headstart.tasks.task import Example, Message, SuiteError
+from headstart.tasks.task import USER_TURN, Example, Message, SuiteError, user_turn
 from headstart.tasks.templates import SAMPLE, SAMPLE_ANSWER, Chat, ChatTemplate, Templated
+
+__all__ = ["DEFAULT_MAX_LENGTH", "USER_TURN", "Renderer", "conversation", "user_turn"]
 
 DEFAULT_MAX_LENGTH = 512
 CACHED = 20_000
 """So many renderings are kept; the oldest go first."""
 PART = 1000
-USER_TURN = "{instruction}\n{input}"
-
-
-def user_turn(instruction: str, text: str) -> str:
-    """The user's message for one input: the instruction, a line end, the input; the input alone without an instruction."""
-    return USER_TURN.format(instruction=instruction, input=text) if instruction and text else instruction or text
 
 
 def conversation(instruction: str, text: str, history: Sequence[Message] = ()) -> Chat:

@@ -11,6 +11,14 @@ Message = tuple[Literal["system", "user", "assistant"], str]
 """A turn of a chat: who speaks, and what."""
 
 
+USER_TURN = "{instruction}\n{input}"
+
+
+def user_turn(instruction: str, text: str) -> str:
+    """The user's message for one input: the instruction, a line end, the input; the input alone without an instruction."""
+    return USER_TURN.format(instruction=instruction, input=text) if instruction and text else instruction or text
+
+
 class SuiteError(HeadstartError):
     """A task or suite is unusable; the message says which one, why, and how to mend it."""
 

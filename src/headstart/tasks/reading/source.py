@@ -14,7 +14,6 @@ from headstart.tasks.episodes import stable_hash
 from headstart.tasks.problems import DataError, Place, Problem, Report
 from headstart.tasks.reading.shapes import Pair
 from headstart.tasks.reading.text import opened
-from headstart.tasks.render import user_turn
 from headstart.tasks.spec import SourceSpec
 from headstart.tasks.task import Example, SuiteError, Task, TaskSuite
 

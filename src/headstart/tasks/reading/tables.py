@@ -60,10 +60,11 @@ def _ending(path: Path) -> str:
 
 def _reader(path: Path) -> Callable[[Path, Report], Iterator[tuple[Place, Row]]]:
     ending = _ending(path)
-    if ending not in READERS or (ending == ".parquet" and path.suffix == ".gz"):
-        raise DataError(
-            Problem(f"cannot read {ending or 'a file without an ending'!r}; give a {', '.join(READERS)} file", Place(str(path)))
-        )
+    if ending == ".parquet" and path.suffix == ".gz":
+        raise DataError(Problem("cannot read a Parquet file in a gzip; unpack it", Place(str(path))))
+    if ending not in READERS:
+        what = repr(ending) if ending else "a file without an ending"
+        raise DataError(Problem(f"cannot read {what}; give a {', '.join(READERS)} file", Place(str(path))))
     return READERS[ending]
 
 

@@ -13,6 +13,8 @@ from headstart.tasks.problems import DataError, Place, Problem, Report, refuse
 
 MAX_LINE = 16 * 2**20
 """Bytes; a longer line is no row of a task."""
+PIECE = 2**16
+"""Bytes of a line that is too long, which are passed over at once."""
 BOM = b"\xef\xbb\xbf"
 UTF16_BOMS = (b"\xff\xfe", b"\xfe\xff")
 GZIP_ENDS_EARLY = "the gzip ends early, so rows are missing; fetch or write the file again"
@@ -93,9 +95,9 @@ def why_not(error: OSError) -> str:
     return told.get(error.errno or 0, f"cannot be read ({error.strerror or error})")
 
 
-def _next_line(file: IO[bytes], place: Place) -> bytes:
+def _next_line(file: IO[bytes], place: Place, most: int = MAX_LINE + 1) -> bytes:
     try:
-        return file.readline(MAX_LINE + 1)
+        return file.readline(most)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise DataError(Problem(f"{_gzip_fault(error)}", place)) from error
     except OSError as error:
@@ -110,7 +112,7 @@ def _line(file: IO[bytes], line: bytes, place: Place, report: Report) -> str | N
         told = f"the line is longer than {MAX_LINE // 2**20} MiB, which is no row"
         report(Problem(f"{told}; where the file is one JSON list, give it the ending .json, else break it into lines", place))
         while line and not line.endswith(b"\n"):
-            line = _next_line(file, place)
+            line = _next_line(file, place, PIECE)
         return None
     try:
         return _decoded(line, place)
