@@ -1,6 +1,6 @@
 """The command line: reads what the user gave, calls the library, prints.
 
-Exit codes: 0 done, 1 training diverged, 2 a mistake in what was given, 130 stopped by Ctrl-C.
+Exit codes: 0 done, 1 training diverged or a check found an error, 2 a mistake in what was given, 130 stopped by Ctrl-C.
 """
 
 import json
@@ -13,13 +13,15 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from headstart.bases import BUNDLED_ID, BaseSpec
 from headstart.errors import HeadstartError
 from headstart.shipped import shipped_adapters, shipped_recipes
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help="Learn LoRA initialisations over tasks.")
 SPLITS = ("meta_train", "meta_validation", "meta_test")
 ARMS = ("random", "multitask", "meta_adamw", "meta")
-DIVERGED, MISTAKE, STOPPED = 1, 2, 130
+DIVERGED = FOUND = 1
+MISTAKE, STOPPED = 2, 130
 FILE_WIDTH = 120
 
 
@@ -50,6 +52,7 @@ BaseSource = Annotated[
 Columns = Annotated[
     str | None, typer.Option(help="which columns hold what, as input=question,output=answer; noticed by default", metavar="ROLE=NAME,...")
 ]
+Turns = Annotated[str, typer.Option(help="of chats, `all` of the assistant's turns are learned, or the `last` alone")]
 AllowVariant = Annotated[
     bool, typer.Option("--allow-base-variant", help="accept other weights of the adapter's base; recorded in the result")
 ]
@@ -111,7 +114,7 @@ def adapt(
     labels: Annotated[str | None, typer.Option(help="comma-separated labels to rank, or none; noticed by default")] = None,
     instruction: Annotated[str | None, typer.Option(help="what precedes every input; the rows' own by default")] = None,
     columns: Columns = None,
-    turns: Annotated[str, typer.Option(help="of chats, `all` of the assistant's turns are learned, or the `last` alone")] = "all",
+    turns: Turns = "all",
     max_length: Annotated[int | None, typer.Option(min=1, help="the most tokens of a row; as in training by default")] = None,
     compare: Annotated[bool, typer.Option("--compare", help="tune a fresh LoRA beside it")] = False,
     measure: Annotated[bool, typer.Option(help="measure before and after")] = True,
@@ -215,16 +218,49 @@ def evaluate(
 
 @app.command()
 def check(
-    recipe: RecipeName,
-    overrides: Annotated[list[str] | None, typer.Argument(metavar="[A.B=VALUE]...", help="values over the recipe's")] = None,
+    target: Annotated[
+        str,
+        typer.Argument(
+            help="a recipe's file or name; `builtin`, a suite's folder or a dataset's id on the hub; a file of rows",
+            autocompletion=_recipes,
+        ),
+    ],
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[A.B=VALUE]...", help="values over a recipe's")] = None,
+    preview: Annotated[bool, typer.Option("--preview", help="show rendered examples, and a packed row as attention sees it")] = False,
+    html: Annotated[Path | None, typer.Option(help="write the preview as a page")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print problems and facts as JSON")] = False,
+    base: Annotated[
+        str, typer.Option(help="hub id of the base whose template renders a suite or a file; a recipe names its own")
+    ] = BUNDLED_ID,
+    base_source: BaseSource = None,
+    max_length: Annotated[
+        int | None, typer.Option(min=1, help="the most tokens of an example of a suite or a file; 512 by default")
+    ] = None,
+    columns: Columns = None,
+    turns: Turns = "all",
 ) -> None:
-    """Check a recipe without training: its suite, its tokens, and one example as the model will see it."""
-    from headstart.recipe import load_recipe
+    """Look at a recipe, a suite or a file before anything long starts: every problem in one pass. Exit code 1 where there is an error."""
+    from headstart.checking.check import check_and_draw, write_page
+    from headstart.checking.report import print_findings
+    from headstart.tasks.reading.shapes import read_columns, read_turns
 
-    checked = load_recipe(recipe, overrides or ())
-    from headstart.check import check_recipe
+    spec = BaseSpec(base, base_source or ("bundled" if base == BUNDLED_ID else "hub"))
+    drawn = preview or html is not None
+    findings, previews = check_and_draw(target, overrides or (), spec, max_length, read_columns(columns), read_turns(turns), drawn)
+    if as_json:
+        typer.echo(json.dumps(findings.as_json(), indent=1, ensure_ascii=False))
+    else:
+        console = _console()
+        if preview:
+            from headstart.checking.preview_console import print_preview
 
-    check_recipe(checked, _console())
+            for each in previews:
+                print_preview(each, console)
+        print_findings(findings, console)
+    if html is not None and previews:
+        write_page(previews, html, f"What {target} trains")
+    if findings.errors:
+        raise typer.Exit(FOUND)
 
 
 @app.command()

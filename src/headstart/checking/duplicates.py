@@ -93,6 +93,11 @@ class Twins:
             yield Problem(f"{told}{more}; what is held out should not be trained on", self._places[second], "input", level)
 
 
+def near_repeats(examples: Sequence[Example]) -> list[tuple[int, int]]:
+    """Pairs of examples whose inputs are nearly the same."""
+    return list(near(_min_hashes([_words(example) for example in examples])))
+
+
 def near(hashes: NDArray[np.uint32]) -> Iterator[tuple[int, int]]:
     """Pairs of rows of `(texts, PERMUTATIONS)` that agree in a share of NEAR or more, each in ascending order, each once."""
     seen: set[tuple[int, int]] = set()

@@ -30,10 +30,10 @@ class Footprint:
     experts: int
 
     def __str__(self) -> str:
-        parts = [f"{self.four_bit / 1e6:.1f} million in 4 bit ({_size(self.four_bit_bytes)} with their scales)"] if self.four_bit else []
+        parts = [f"{self.four_bit / 1e6:.1f} million in 4 bit ({size(self.four_bit_bytes)} with their scales)"] if self.four_bit else []
         of_experts = f", {self.experts / 1e6:.1f} million of them experts'" if self.experts else ""
-        parts.append(f"{self.dense / 1e6:.1f} million dense ({_size(self.dense_bytes)}{of_experts})")
-        return f"weights take {_size(self.four_bit_bytes + self.dense_bytes)}: {', '.join(parts)}"
+        parts.append(f"{self.dense / 1e6:.1f} million dense ({size(self.dense_bytes)}{of_experts})")
+        return f"weights take {size(self.four_bit_bytes + self.dense_bytes)}: {', '.join(parts)}"
 
 
 def skeleton(spec: BaseSpec) -> Any:
@@ -57,5 +57,6 @@ def footprint(spec: BaseSpec) -> Footprint:
     return Footprint(sum(counts), sum(map(four_bit_bytes, counts)), count, count * DTYPES[spec.dtype].itemsize, experts)
 
 
-def _size(count: int) -> str:
+def size(count: int) -> str:
+    """Bytes in words."""
     return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"

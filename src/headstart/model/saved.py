@@ -32,6 +32,7 @@ class SavedBytes:
         self._hooks.__exit__(*raised)
 
     def hold(self, tensor: Tensor) -> None:
+        """Count a tensor that was saved, its memory once."""
         place = _place(tensor)
         if place not in self._without:
             if place not in self._holders:
@@ -40,6 +41,7 @@ class SavedBytes:
             self._holders[place] = self._holders.get(place, 0) + 1
 
     def let_go(self, tensor: Tensor) -> None:
+        """Count a tensor that is saved no more."""
         place = _place(tensor)
         if place not in self._without:
             self._holders[place] -= 1
@@ -52,7 +54,7 @@ class _Saved:
     """One saved tensor, until autograd lets it go; without its graph, since one that is held by what it holds would stay for ever."""
 
     def __init__(self, counter: SavedBytes, tensor: Tensor) -> None:
-        primal, tangent = forward_ad.unpack_dual(tensor)
+        primal, tangent = forward_ad.unpack_dual(tensor)  # type: ignore[no-untyped-call]
         self.counter, self.primal, self.tangent = counter, primal.detach(), None if tangent is None else tangent.detach()
         for each in self._parts():
             counter.hold(each)
@@ -65,8 +67,8 @@ class _Saved:
         return [self.primal] if self.tangent is None else [self.primal, self.tangent]
 
     def tensor(self) -> Tensor:
-        return self.primal if self.tangent is None else forward_ad.make_dual(self.primal, self.tangent)
+        return self.primal if self.tangent is None else forward_ad.make_dual(self.primal, self.tangent)  # type: ignore[no-untyped-call, no-any-return]
 
 
 def _place(tensor: Tensor) -> int:
-    return tensor.untyped_storage()._cdata
+    return int(tensor.untyped_storage()._cdata)

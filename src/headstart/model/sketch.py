@@ -1,10 +1,12 @@
 """A base of a given shape with random weights: for measuring what the shape costs, without the weights."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
-from accelerate.big_modeling import init_empty_weights
 from torch import nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 from transformers import AutoModelForCausalLM
 
 from headstart.model.base import DTYPES, Base, BaseSpec, Dtype, Quantization, prepare
@@ -25,7 +27,7 @@ def sketched(config: Any, device: torch.device, quantization: Quantization, dtyp
         seed: of the weights.
     """
     of = DTYPES[dtype]
-    with init_empty_weights(include_buffers=False):
+    with _without_weights():
         model = AutoModelForCausalLM.from_config(config, dtype=of)
     if quantization == "nf4":
         replace_linears(model, of)
@@ -39,6 +41,20 @@ def sketched(config: Any, device: torch.device, quantization: Quantization, dtyp
     return Base(BaseSpec("random/base", "random", quantization, dtype), "random", model, None, computes(model, "packed"))
 
 
+@contextmanager
+def _without_weights() -> Iterator[None]:
+    """Modules made inside have parameters without memory; their buffers, which are computed from the shape, are real."""
+    handle = register_module_parameter_registration_hook(_on_meta)  # type: ignore[arg-type]
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def _on_meta(module: nn.Module, name: str, parameter: nn.Parameter | None) -> nn.Parameter | None:
+    return None if parameter is None else nn.Parameter(parameter.to("meta"), requires_grad=False)
+
+
 def _drawn(module: nn.Module, like: nn.Parameter, dtype: torch.dtype, generator: torch.Generator, deviation: float) -> nn.Parameter:
     """Norms are ones, all else is normal."""
     if like.dim() == 1:
@@ -48,5 +64,6 @@ def _drawn(module: nn.Module, like: nn.Parameter, dtype: torch.dtype, generator:
         return nn.Parameter(dense, requires_grad=False)
     # the class of bitsandbytes quantises when it is moved, onto the device where it is too
     four_bit: Any = type(like)
-    packed: nn.Parameter = four_bit(dense, requires_grad=False, quant_type="nf4", compress_statistics=True, module=module)
-    return packed.to(generator.device)
+    packed = four_bit(dense, requires_grad=False, quant_type="nf4", compress_statistics=True, module=module)
+    moved: nn.Parameter = packed.to(generator.device)
+    return moved

@@ -69,16 +69,20 @@ class Plan:
         return hashlib.sha256(read.encode()).hexdigest()[:16]
 
     @classmethod
-    def of(cls, specs: Sequence[SourceSpec], regime: Regime, renderer: Renderer, seed: int, report: Report = refuse) -> "Plan":
+    def of(cls, specs: Sequence[SourceSpec], regime: Regime, renderer: Renderer, seed: int) -> "Plan":
         """Open the sources.
 
         Raises:
             DataError: one of them cannot be opened.
         """
-        sources = tuple((spec, open_source(spec, report)) for spec in specs)
+        return cls.made([(spec, open_source(spec)) for spec in specs], regime, renderer, seed)
+
+    @classmethod
+    def made(cls, sources: Sequence[tuple[SourceSpec, Source]], regime: Regime, renderer: Renderer, seed: int) -> "Plan":
+        """The plan of sources that are open."""
         read = [(asdict(spec), source.revision) for spec, source in sources]
         decides = json.dumps([read, regime, seed if regime != "instructed" else 0, renderer.key, code_digest()], sort_keys=True)
-        return cls(sources, regime, seed, stores_folder() / hashlib.sha256(decides.encode()).hexdigest()[:20])
+        return cls(tuple(sources), regime, seed, stores_folder() / hashlib.sha256(decides.encode()).hexdigest()[:20])
 
 
 def code_digest() -> str:

@@ -50,7 +50,8 @@ class Problem:
 
     def as_json(self) -> dict[str, str | int | None]:
         """The parts under their names."""
-        return {"level": self.level, "file": self.place.file or None, "row": self.place.row, "column": self.column, "text": self.text}
+        file, row, unit = self.place
+        return {"level": self.level, "file": file or None, "row": row, "unit": unit, "column": self.column, "text": self.text}
 
 
 class DataError(SuiteError):

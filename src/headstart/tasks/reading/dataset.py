@@ -7,7 +7,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from string import Formatter
 from typing import Any
@@ -33,13 +33,15 @@ def read_dataset(spec: SourceSpec, report: Report) -> Source:
     """
     require_cluster_pattern(spec)
     path = Path(spec.path)
-    revision = _local_revision(path) if path.exists() else _hub_revision(spec)
+    local = path.exists()
+    revision = _local_revision(path) if local else _hub_revision(spec)
     decides = {key: value for key, value in asdict(spec).items() if key in DECIDES}
     key = hashlib.sha256(json.dumps([decides, revision], sort_keys=True).encode()).hexdigest()[:16]
     folder = cache_folder() / "datasets" / key
     if not (folder / "index.json").is_file():
         with whole_folder(folder) as fresh:
-            _spool(spec, fresh)
+            # the commit that the key tells of, whatever comes upon a branch meanwhile
+            _spool(spec if local else replace(spec, revision=revision), fresh)
     index = json.loads((folder / "index.json").read_text(encoding="utf-8"))
 
     def read(report: Report) -> Iterator[ReadTask]:
@@ -53,7 +55,7 @@ def read_dataset(spec: SourceSpec, report: Report) -> Source:
             if task:
                 yield task
 
-    return Source(path.resolve().name if path.exists() else spec.path, key, None, read)
+    return Source(path.resolve().name if local else spec.path, key, None, read)
 
 
 def _pairs(path: Path, file: str) -> Iterator[Pair]:

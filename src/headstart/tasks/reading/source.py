@@ -15,7 +15,7 @@ from headstart.tasks.problems import DataError, Place, Problem, Report
 from headstart.tasks.reading.shapes import Pair
 from headstart.tasks.reading.text import opened
 from headstart.tasks.spec import SourceSpec
-from headstart.tasks.task import Example, SuiteError, Task, TaskSuite
+from headstart.tasks.task import Example, SuiteError, Task, TaskSuite, user_turn
 
 MOST_LABELS = 20
 ROWS_A_LABEL = 3

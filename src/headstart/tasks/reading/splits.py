@@ -32,7 +32,7 @@ def hold_out(clusters: Mapping[str, str], shares: Mapping[str, float]) -> dict[s
     for split in sorted(wanted, key=lambda split: split == "meta_train"):
         split_of |= dict.fromkeys(names[at : at + counts[split]], split)
         at += counts[split]
-    return {split: tuple(task for task, cluster in clusters.items() if split_of[cluster] == split) for split in wanted}
+    return {split: tuple(task for task, cluster in clusters.items() if split_of[cluster] == split) for split in shares if split in wanted}
 
 
 def _counts(clusters: int, shares: Mapping[str, float]) -> dict[str, int]:

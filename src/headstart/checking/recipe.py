@@ -1,0 +1,193 @@
+"""Looking at a recipe: its base, its suite, where it writes, and what it will take on this machine."""
+
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from headstart.algorithms.trail import state_bytes
+from headstart.bases import BaseSpec
+from headstart.batches import Batcher
+from headstart.checking.estimate import free_memory, lora_of, measure_layers, memory, step_operations
+from headstart.checking.findings import Findings
+from headstart.checking.suite import Look, look_at_suite
+from headstart.errors import HeadstartError
+from headstart.files import require_writable
+from headstart.model.base import load_tokenizer
+from headstart.model.memory import footprint, size, skeleton
+from headstart.model.row_costs import counted_costs
+from headstart.model.sites import linear_shape
+from headstart.model.targets import suffixes, target_names
+from headstart.recipe import MamlPhase, Phase, Recipe
+from headstart.tasks.episodes import Episode, training_episode
+from headstart.tasks.planner import Planner
+from headstart.tasks.prepare import prepare_suite
+from headstart.tasks.problems import Problem
+from headstart.tasks.render import Renderer
+from headstart.tasks.rows import Layout
+from headstart.tasks.samplers import task_weights
+from headstart.tasks.task import TaskSuite
+from headstart.training.loop import adaptation
+from headstart.training.run import check_folder
+
+SAMPLED_STEPS = 16
+ESTIMATED_STEPS = 4
+
+
+def look_at_recipe(recipe: Recipe, findings: Findings) -> tuple[TaskSuite, Renderer] | None:
+    """Add what is wrong with a recipe, and what it will take, to findings; gives its suite, if that can be used."""
+    spec, section = BaseSpec(**recipe.base.model_dump()), recipe.suite
+    with findings.noting():
+        check_folder(recipe.run.output_dir, resume=True)
+        require_writable(recipe.run.output_dir)
+    base = _base(recipe, spec, findings)
+    needed = section.support + section.query
+    look_at_suite(Look(section.specs, spec, section.regime, section.max_length, needed, recipe.seed), findings)
+    if base is None or findings.errors:
+        return None
+    renderer = Renderer(load_tokenizer(spec), section.max_length, spec.chat_template_kwargs)
+    suite, _ = prepare_suite(section.specs, section.regime, renderer, needed, recipe.seed)
+    with findings.noting():
+        suite.split("meta_validation")
+        _phases(recipe, spec, suite, renderer, base, findings)
+        return suite, renderer
+    return None
+
+
+def _base(recipe: Recipe, spec: BaseSpec, findings: Findings) -> Any:
+    """The base without weights, or None if it cannot be used."""
+    with findings.noting():
+        model = skeleton(spec)
+        shapes = _site_shapes(recipe, model)
+        weights = footprint(spec)
+        findings.facts["base"] = {
+            "id": spec.id,
+            "source": spec.source,
+            "quantization": spec.quantization,
+            "dtype": spec.dtype,
+            "weights_bytes": weights.four_bit_bytes + weights.dense_bytes,
+            "weights": str(weights),
+        }
+        values = recipe.adapter.r * sum(sum(shape) for shape in shapes.values())
+        layers = suffixes(list(shapes))
+        findings.facts["adapter"] = {"rank": recipe.adapter.r, "layers": len(shapes), "targets": list(layers), "values": values}
+        return model
+    return None
+
+
+def _site_shapes(recipe: Recipe, model: Any) -> dict[str, tuple[int, int]]:
+    """Every adapted layer's name -> `(d_in, d_out)`."""
+    names = target_names(model, recipe.adapter.target_modules, recipe.adapter.layers_to_transform)
+    return {name: linear_shape(model.get_submodule(name)) for name in names}
+
+
+def _phases(recipe: Recipe, spec: BaseSpec, suite: TaskSuite, renderer: Renderer, model: Any, findings: Findings) -> None:
+    """Tokens, memory and time of every phase."""
+    section = recipe.suite
+    # a probe of the weights decides, and has given attention over blocks wherever PyTorch's would have been taken
+    costs = replace(counted_costs(model), blocks=model.config.get_text_config()._attn_implementation == "sdpa")
+    planner = Planner(section.max_row_tokens, costs)
+    batcher = Batcher(
+        renderer, torch.device("cpu"), "padded" if section.layout == "padded" else "packed", section.task_micro_batch, planner
+    )
+    findings.facts["sampler"] = _sampler(recipe, suite)
+    phases = []
+    for phase in recipe.phases:
+        tokens = _tokens(recipe, phase, suite, renderer, planner)
+        operations = step_operations(recipe, phase, _episodes(recipe, phase, suite, ESTIMATED_STEPS), batcher, model)
+        phases.append({"algorithm": phase.algorithm, "steps": phase.steps, "tokens": tokens, "operations": operations})
+        if isinstance(phase, MamlPhase):
+            phases[-1]["inner_states"] = _inner_states(recipe, phase, model)
+    findings.facts["phases"] = phases
+    with _as_note(findings, "memory and time cannot be estimated"):
+        _estimate(recipe, spec, suite, renderer, batcher, model, findings)
+
+
+def _estimate(
+    recipe: Recipe, spec: BaseSpec, suite: TaskSuite, renderer: Renderer, batcher: Batcher, model: Any, findings: Findings
+) -> None:
+    task = suite.split("meta_train")[0]
+    examples = renderer.render(task.instruction, task.examples[: recipe.suite.support])
+    layers = measure_layers(model.config, spec, lora_of(recipe, model), recipe.run.gradient_checkpointing, examples)
+    last = recipe.phases[-1]
+    batches = [batcher.batch(piece) for episode in _episodes(recipe, last, suite, ESTIMATED_STEPS) for piece in batcher.pieces(episode)]
+    parts = memory(recipe, spec, model, batches, layers)
+    total, free = sum(parts.values()), free_memory()
+    findings.facts["memory"] = {"parts": parts, "total": total, "free": free}
+    if total > free:
+        findings.add(
+            Problem(
+                f"the run takes about {size(total)}, but {size(free)} are free here; lower suite.tasks_per_step or suite.max_row_tokens, set "
+                "run.gradient_checkpointing or base.quantization: nf4, or take a smaller base",
+                level="warning",
+            )
+        )
+    for phase in findings.facts["phases"]:
+        phase["seconds"] = phase["steps"] * phase["operations"] / layers.speed
+    findings.facts["time"] = {
+        "seconds": sum(phase["seconds"] for phase in findings.facts["phases"]),
+        "operations_per_second": layers.speed,
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads",
+    }
+
+
+@contextmanager
+def _as_note(findings: Findings, told: str) -> Iterator[None]:
+    """What an architecture cannot be measured by becomes a note."""
+    try:
+        yield
+    except (HeadstartError, RuntimeError, ValueError, TypeError, AttributeError) as error:
+        findings.add(Problem(f"{told}: {error}", level="note"))
+
+
+def _episodes(recipe: Recipe, phase: Phase, suite: TaskSuite, steps: int) -> list[Episode]:
+    section = recipe.suite
+    return [
+        training_episode(
+            suite,
+            seed=recipe.seed,
+            step=step,
+            tasks=section.tasks_per_step,
+            support=section.support,
+            query=section.query,
+            minibatches=phase.minibatches,
+            sampler=section.sampler,
+            alpha=section.sampler_alpha,
+        )
+        for step in range(steps)
+    ]
+
+
+def _sampler(recipe: Recipe, suite: TaskSuite) -> dict[str, Any]:
+    """The sampler, and how often it draws the likeliest and the least likely task first."""
+    tasks = suite.split("meta_train")
+    weights = task_weights(suite, tasks, recipe.suite.sampler, recipe.suite.sampler_alpha)
+    most, least = int(weights.argmax()), int(weights.argmin())
+    likeliest, rarest = ({"task": tasks[index].name, "share": float(weights[index])} for index in (most, least))
+    return {"sampler": recipe.suite.sampler, "likeliest": likeliest, "least_likely": rarest}
+
+
+def _tokens(recipe: Recipe, phase: Phase, suite: TaskSuite, renderer: Renderer, planner: Planner) -> dict[str, float]:
+    """Tokens that the base computes in the passes of one episode, in both layouts, as a mean over steps."""
+    layouts: tuple[Layout, ...] = ("packed", "padded")
+    batchers = {each: Batcher(renderer, torch.device("cpu"), each, recipe.suite.task_micro_batch, planner) for each in layouts}
+    totals: Counter[str] = Counter()
+    for episode in _episodes(recipe, phase, suite, SAMPLED_STEPS):
+        for layout, batcher in batchers.items():
+            totals[layout] += sum(batcher.tokens(piece, phase.loop.steps) for piece in batcher.pieces(episode))
+    return {layout: totals[layout] / SAMPLED_STEPS for layout in layouts}
+
+
+def _inner_states(recipe: Recipe, phase: MamlPhase, model: Any) -> dict[str, Any]:
+    """The most bytes of inner states that are held at once, in float32, of as many tasks as may be computed together."""
+    section, rule, r = recipe.suite, adaptation(phase.inner), recipe.adapter.r
+    tasks = section.tasks_per_step if section.task_micro_batch == "auto" else min(section.tasks_per_step, section.task_micro_batch)
+    shapes: dict[str, tuple[int, int]] = {}
+    for name, (d_in, d_out) in _site_shapes(recipe, model).items():
+        shapes |= {f"{name}.lora_A": (r, d_in), f"{name}.lora_B": (d_out, r)}
+    adapting = {name: shapes[name] for name in rule.adapting(shapes)}
+    taken = state_bytes(adapting, tasks, phase.inner.steps, rule.build(), phase.inner_state)
+    return {"kept": phase.inner_state, "device": taken.device, "host": taken.host, "tasks": tasks}
