@@ -6,10 +6,14 @@ Nothing here imports torch before it has to, so that data can be looked at quick
 import json
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
+
+from safetensors import SafetensorError
 
 from headstart.errors import HeadstartError
 from headstart.files import cache_folder
@@ -93,6 +97,36 @@ def tokenizer_folder(spec: BaseSpec) -> Path:
     if not whole.is_dir() and not alone.is_dir():
         _convert(gguf, alone, weights=False)
     return whole if whole.is_dir() else alone
+
+
+def load_tokenizer(spec: BaseSpec) -> Any:
+    """The tokenizer alone, for looking at data without loading weights.
+
+    Raises:
+        BaseError: there is no base, or it has no tokenizer that can be read.
+    """
+    return tokenizer_in(tokenizer_folder(spec), spec)
+
+
+def tokenizer_in(folder: Path, spec: BaseSpec) -> Any:
+    """The tokenizer in a base's folder; raises `BaseError` where it cannot be read."""
+    from transformers import AutoTokenizer
+
+    with naming(spec, "the tokenizer (tokenizer.json, tokenizer_config.json)"):
+        return AutoTokenizer.from_pretrained(folder)
+
+
+@contextmanager
+def naming(spec: BaseSpec, part: str) -> Iterator[None]:
+    """Turn what transformers raises over broken files into an error that names the base; being out of memory is none of these."""
+    try:
+        yield
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        # of torch alone, which need not have been imported
+        if type(error).__name__ == "OutOfMemoryError":
+            raise
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise BaseError(f"base {spec.id} from {spec.source!r}: transformers cannot load {part}: {reason}") from error
 
 
 def _downloaded_folder(spec: BaseSpec, weights: bool) -> Path:

@@ -1,10 +1,23 @@
 """Regimes: what house rules withhold and rename, and that they stay the same."""
 
-from headstart.tasks.regimes import apply_regime, house_rules
+from dataclasses import replace
+
+import pytest
+
+from headstart.tasks.regimes import MOST_OF_ONE_SYLLABLE, house_rules, under_regime
+from headstart.tasks.task import Example, Task
 
 
-def test_instructed_is_the_suite_itself(toy_suite):
-    assert apply_regime(toy_suite, "instructed") is toy_suite
+def test_instructed_is_the_task_itself(toy_suite):
+    for task in toy_suite.tasks.values():
+        (same,) = under_regime(task, "instructed")
+        assert same is task
+
+
+def test_house_rules_are_the_task_under_its_own_name(toy_suite):
+    task = toy_suite.tasks["vowel"]
+    assert under_regime(task, "house_rules", 3) == (house_rules(task, 3),)
+    assert house_rules(task, 3).name == "vowel"
 
 
 def test_house_rules_withhold_the_instruction_and_rename_the_labels(toy_suite):
@@ -27,9 +40,30 @@ def test_codes_are_fixed_by_seed_and_task(toy_suite):
     assert len({house_rules(task, seed).labels for seed in range(5)}) > 1
 
 
-def test_mixed_holds_every_task_both_ways_in_one_split(toy_suite):
-    mixed = apply_regime(toy_suite, "mixed")
-    assert len(mixed.tasks) == 2 * len(toy_suite.tasks)
-    assert mixed.splits["meta_test"] == ("twice", "twice@house_rules")
-    assert mixed.tasks["twice@house_rules"].instruction == ""
-    assert mixed.tasks["twice"] == toy_suite.tasks["twice"]
+def test_mixed_gives_every_task_both_ways(toy_suite):
+    for task in toy_suite.tasks.values():
+        plain, ruled = under_regime(task, "mixed", 3)
+        assert plain is task
+        assert ruled == replace(house_rules(task, 3), name=f"{task.name}@house_rules")
+        assert (ruled.instruction, ruled.cluster, ruled.dataset) == ("", task.cluster, task.name)
+
+
+def labelled(*labels):
+    return Task("t", "Do.", tuple(Example(str(number), label) for number, label in enumerate(labels)), "c", labels)
+
+
+@pytest.mark.parametrize("count", [MOST_OF_ONE_SYLLABLE, MOST_OF_ONE_SYLLABLE + 1, 3000])
+def test_codes_never_run_out(count):
+    codes = house_rules(labelled(*map(str, range(count)))).labels
+    assert len(set(codes)) == count
+    assert {len(code) for code in codes} == {3 if count <= MOST_OF_ONE_SYLLABLE else 6}
+
+
+def test_no_code_is_another_label_of_the_task():
+    """Else a label would mean another of its kind."""
+    every = house_rules(labelled("x", "y")).labels
+    assert not set(house_rules(labelled(*every)).labels) & set(every)
+
+
+def test_kept_tokens_go_with_the_answers_they_were_of(toy_suite):
+    assert all(example.tokens is None for example in house_rules(toy_suite.tasks["vowel"]).examples)

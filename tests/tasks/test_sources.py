@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from headstart.tasks.sources import open_suite, read_examples, read_task
+from headstart.tasks.sources import as_examples, first_of_each, open_suite, read_task
+from headstart.tasks.spec import SourceSpec
 from headstart.tasks.task import Example, SuiteError
 
 POOL = Path(__file__).parents[2].parent / "shared" / "pool"
@@ -67,7 +68,10 @@ FAULTS = {
     "split of numbers": (lambda folder: rewrite(folder / "splits.json", '"odd"', "7"), "`meta_validation` must hold task names only"),
     "no such rows": (lambda folder: (folder / "tasks" / "odd.jsonl").unlink(), "'tasks/odd.jsonl', which is not there"),
     "broken row": (lambda folder: rewrite(folder / "tasks" / "shout.jsonl", '{"input": "b"', "{"), "line 3: not valid JSON"),
-    "number": (lambda folder: rewrite(folder / "tasks" / "odd.jsonl", '"2"', "2"), "line 2: `input` is int, not text"),
+    "number": (
+        lambda folder: rewrite(folder / "tasks" / "odd.jsonl", '"2"', "2"),
+        "line 2: `input` is a number, not text; put it in quotes",
+    ),
     "no output": (
         lambda folder: rewrite(folder / "tasks" / "odd.jsonl", '"output": "no"', '"answer": "no"'),
         "line 2: `output` is missing",
@@ -75,9 +79,9 @@ FAULTS = {
     "empty output": (lambda folder: rewrite(folder / "tasks" / "odd.jsonl", '"no"', '" "'), "line 2: `output` is empty"),
     "stray label": (
         lambda folder: rewrite(folder / "tasks" / "odd.jsonl", '"no"', '"maybe"'),
-        "odd.jsonl, line 2: `output` 'maybe' is not among the labels",
+        "odd.jsonl, line 2: `output` 'maybe' is not among the labels of 'odd': yes, no",
     ),
-    "no rows": (lambda folder: (folder / "tasks" / "odd.jsonl").write_text("\n"), "odd.jsonl: the file has no rows; give task 'odd' some"),
+    "no rows": (lambda folder: (folder / "tasks" / "odd.jsonl").write_text("\n"), "odd.jsonl: the file has no rows"),
 }
 
 
@@ -90,7 +94,7 @@ def test_faults_in_a_folder_are_named(folder, fault):
 
 
 def test_missing_folder_is_named(tmp_path):
-    with pytest.raises(SuiteError, match="give `builtin` or a folder"):
+    with pytest.raises(SuiteError, match=r"there is no suite .*nowhere': give `builtin`, a folder with splits.json and tasks.json"):
         open_suite(str(tmp_path / "nowhere"))
 
 
@@ -99,7 +103,8 @@ def test_json_lines_and_csv_read_alike(tmp_path):
     lines = write_lines(tmp_path / "a.jsonl", [dict(zip(("instruction", "input", "output"), row, strict=True)) for row in rows])
     table = tmp_path / "a.csv"
     table.write_text('\ufeffinstruction,input,output\nShout.,"a, b","A, B"\nShout.,"say ""x""",X\n', encoding="utf-8")
-    assert read_examples(lines) == read_examples(table) == [(row[0], Example(*row[1:])) for row in rows]
+    assert read_task(lines) == read_task(table)
+    assert read_task(lines).examples == tuple(Example(*row[1:]) for row in rows)
     assert read_task(lines).instruction == "Shout."
 
 
@@ -111,13 +116,12 @@ def test_repeated_inputs_keep_their_first_row(tmp_path):
 @pytest.mark.parametrize(
     ("name", "text", "words"),
     [
-        ("a.txt", "x", "give a .jsonl or .csv file"),
+        ("a.txt", "x", "cannot read '.txt'; give a .jsonl, .json, .csv, .tsv, .parquet file"),
         ("a.jsonl", "", "no rows"),
-        ("a.jsonl", "[1]\n", "line 1: a row is a JSON object"),
-        ("a.csv", "input,output\na,b\nhello,a, b\n", "line 3: more cells than columns"),
-        ("a.csv", "input,output\na\n", "line 2: `output` is missing"),
-        ("a.csv", "question,answer\na,b\n", "line 2: `input` is missing; columns found: question, answer"),
-        ("a.jsonl", '{"instruction": "x", "input": "a", "output": "b"}\n{"input": "c", "output": "d"}\n', "2 different instructions"),
+        ("a.jsonl", "[1]\n", "line 1: is a list; a row is a JSON object with"),
+        ("a.csv", "input,output\na,b\nhello,a, b\n", "line 3: 3 cells, more than the 2 columns; put a cell that has commas"),
+        ("a.csv", "input,output\na\n", "line 2: 1 cells, fewer than the 2 columns; fill the row up"),
+        ("a.csv", "question,solution\na,b\n", "line 2: columns found: question, solution; rows need `input` and `output`"),
     ],
 )
 def test_faults_in_a_file_are_named(tmp_path, name, text, words):
@@ -137,7 +141,7 @@ def test_the_pool_is_read():
 
 def test_line_separators_of_unicode_and_byte_order_marks_do_no_harm(tmp_path):
     (tmp_path / "a.jsonl").write_text('\ufeff{"input": "a\u2028b", "output": "c"}\r\n', encoding="utf-8")
-    assert read_examples(tmp_path / "a.jsonl") == [("", Example("a\u2028b", "c"))]
+    assert read_task(tmp_path / "a.jsonl").examples == (Example("a\u2028b", "c"),)
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.csv"])
@@ -145,14 +149,54 @@ def test_bytes_that_are_no_utf8_are_named_by_line(tmp_path, name):
     first = b'{"input": "a", "output": "b"}' if name == "a.jsonl" else b"input,output"
     (tmp_path / name).write_bytes(first + b"\n\xff\n")
     with pytest.raises(SuiteError, match=rf"{name}, line 2: not UTF-8"):
-        read_examples(tmp_path / name)
+        read_task(tmp_path / name)
 
 
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(SuiteError, match=r"a\.csv: no such file"):
-        read_examples(tmp_path / "a.csv")
+        read_task(tmp_path / "a.csv")
 
 
 def test_cells_may_hold_line_ends(tmp_path):
     (tmp_path / "a.csv").write_text('input,output\n"a\nb",c\n')
-    assert read_examples(tmp_path / "a.csv") == [("", Example("a\nb", "c"))]
+    assert read_task(tmp_path / "a.csv").examples == (Example("a\nb", "c"),)
+
+
+def test_instructions_that_differ_go_in_front_of_their_inputs(tmp_path):
+    rows = [{"instruction": "x", "input": "a", "output": "b"}, {"input": "c", "output": "d"}, {"instruction": "y", "output": "e"}]
+    task = read_task(write_lines(tmp_path / "a.jsonl", rows))
+    assert task.instruction == ""
+    assert task.examples == (Example("x\na", "b"), Example("c", "d"), Example("y", "e"))
+
+
+def test_columns_as_told_are_read(tmp_path):
+    path = write_lines(tmp_path / "a.csv", ["q,a,a2", "one,two,three"])
+    assert read_task(path, {"input": "q", "output": "a2"}).examples == (Example("one", "three"),)
+
+
+def test_a_file_is_read_in_its_order_as_one_kind_without_labels(tmp_path):
+    task = read_task(write_lines(tmp_path / "a.jsonl", [{"input": str(n), "output": "yes"} for n in range(9)]))
+    assert (task.name, task.cluster, task.labels) == ("a", "user", ())
+    assert [example.input for example in task.examples] == list(map(str, range(9)))
+
+
+@pytest.mark.parametrize("form", [Example, lambda a, b: {"input": a, "output": b}, lambda a, b: {"prompt": a, "completion": b}])
+def test_rows_from_python_may_have_any_shape(form):
+    rows = [form("a", "1"), form("b", "2"), form("a ", "3")]
+    assert as_examples(rows) == (Example("a", "1"), Example("b", "2"))
+    assert first_of_each(map(Example, "aba", "123")) == (Example("a", "1"), Example("b", "2"))
+
+
+def test_rows_from_python_are_numbered_in_what_is_told():
+    with pytest.raises(SuiteError, match=r"^row 2: `output` is a number, not text; put it in quotes"):
+        as_examples([{"input": "a", "output": "b"}, {"input": "c", "output": 4}])
+
+
+def test_a_source_may_be_told_more_of(tmp_path):
+    for name in ("qa_a", "qa_b", "nli_a", "sum_a"):
+        write_lines(tmp_path / f"{name}.jsonl", [{"q": "a", "a": "b"}, {"q": "c", "a": "d"}])
+    spec = SourceSpec(str(tmp_path), columns={"input": "q", "output": "a"}, cluster_pattern="^([a-z]+)_")
+    suite = open_suite(spec)
+    clusters = [{task.cluster for task in suite.split(split)} for split in ("meta_train", "meta_validation", "meta_test")]
+    assert sorted(map(len, clusters)) == [1, 1, 1]
+    assert set().union(*clusters) == {"qa", "nli", "sum"}

@@ -119,8 +119,8 @@ def _recipe(findings: Findings, overrides: Sequence[str], drawn: int) -> "list[P
 
 
 def _suite(look: Look, drawn: int) -> "list[Preview]":
+    from headstart.bases import load_tokenizer
     from headstart.checking.preview import make_preview
-    from headstart.model.base import load_tokenizer
     from headstart.tasks.prepare import prepare_suite, spread
     from headstart.tasks.render import Renderer
 

@@ -9,14 +9,13 @@ from typing import Any
 import torch
 
 from headstart.algorithms.trail import state_bytes
-from headstart.bases import BaseSpec
+from headstart.bases import BaseSpec, load_tokenizer
 from headstart.batches import Batcher
 from headstart.checking.estimate import free_memory, lora_of, measure_layers, memory, step_operations
 from headstart.checking.findings import Findings
 from headstart.checking.suite import Look, look_at_suite
 from headstart.errors import HeadstartError
 from headstart.files import require_writable
-from headstart.model.base import load_tokenizer
 from headstart.model.memory import footprint, size, skeleton
 from headstart.model.row_costs import counted_costs
 from headstart.model.sites import linear_shape
@@ -120,8 +119,8 @@ def _estimate(
     if total > free:
         findings.add(
             Problem(
-                f"the run takes about {size(total)}, but {size(free)} are free here; lower suite.tasks_per_step or suite.max_row_tokens, set "
-                "run.gradient_checkpointing or base.quantization: nf4, or take a smaller base",
+                f"the run takes about {size(total)}, but {size(free)} are free here; lower suite.tasks_per_step or suite.max_row_tokens, "
+                "set run.gradient_checkpointing or base.quantization: nf4, or take a smaller base",
                 level="warning",
             )
         )

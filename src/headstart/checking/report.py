@@ -88,7 +88,7 @@ def _histogram(lengths: Mapping[str, Any], console: Console) -> None:
     """Examples by their length, up to the limit and over it."""
     say(console, f"tokens of an example: median {lengths['median']}, longest {lengths['longest']}, limit {lengths['limit']}")
     edges, bars = lengths["edges"], [*lengths["examples"], lengths["over"]]
-    names = [*(f"{low + 1} to {high}" for low, high in pairwise(edges)), f"over {edges[-1]}"]
+    names = [*(f"{low + 1} to {high}" for low, high in pairwise(edges)), f"over {lengths['limit']}"]
     most, width = max(bars) or 1, max(map(len, names))
     for name, count in zip(names, bars, strict=True):
         over = name.startswith("over")

@@ -20,7 +20,7 @@ def look_at_file(
     path: Path, base: BaseSpec, max_length: int, findings: Findings, columns: Mapping[str, str] | None = None, turns: Turns = "all"
 ) -> tuple[Task, Renderer] | None:
     """Add what is wrong with a file, and its sizes, to findings; gives the task that is left, with what renders it."""
-    from headstart.model.base import load_tokenizer
+    from headstart.bases import load_tokenizer
 
     renderer = None
     with findings.noting():

@@ -95,7 +95,7 @@ def _problem(found: Mapping[str, Any]) -> Problem:
 
 
 def _looked(look: Look, sources: Sequence[tuple[SourceSpec, Source]], opening: Sequence[Problem]) -> dict[str, Any]:
-    from headstart.model.base import load_tokenizer
+    from headstart.bases import load_tokenizer
     from headstart.tasks.prepare import Plan, leave_out_long, prepare
     from headstart.tasks.render import Renderer
     from headstart.tasks.store import read_store
@@ -172,14 +172,15 @@ class _Sizes:
 
 
 def length_facts(lengths: Mapping[int, int], limit: int) -> dict[str, Any]:
-    """Examples by their length in tokens: a histogram up to the limit, how many are over it, the median and the longest.
+    """Examples by their length in tokens: a histogram up to the longest or the limit, how many are over it, the median and the longest.
 
     Args:
         lengths: length -> examples.
         limit: the most tokens of an example.
     """
-    total = sum(lengths.values())
-    edges = [round(limit * bar / BARS) for bar in range(BARS + 1)]
+    total, longest = sum(lengths.values()), max(lengths, default=0)
+    top = min(limit, max(longest, BARS))
+    edges = [round(top * bar / BARS) for bar in range(BARS + 1)]
     bars = [sum(count for length, count in lengths.items() if low < length <= high) for low, high in pairwise(edges)]
     passed, median = 0, 0
     for length in sorted(lengths):
@@ -193,6 +194,6 @@ def length_facts(lengths: Mapping[int, int], limit: int) -> dict[str, Any]:
         "examples": bars,
         "over": sum(count for length, count in lengths.items() if length > limit),
         "median": median,
-        "longest": max(lengths, default=0),
+        "longest": longest,
         "tokens": sum(length * count for length, count in lengths.items()),
     }

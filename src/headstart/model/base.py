@@ -1,17 +1,15 @@
 """Loading a frozen base and its tokenizer."""
 
 import hashlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from safetensors import safe_open
+from transformers import AutoModelForCausalLM
 
-from headstart.bases import BUNDLED_ID, BaseError, BaseSpec, Dtype, Quantization, base_folder, tokenizer_folder
+from headstart.bases import BUNDLED_ID, BaseError, BaseSpec, Dtype, Quantization, base_folder, load_tokenizer, naming, tokenizer_in
 from headstart.model.activations import make_activations_differentiable
 from headstart.model.four_bit import is_four_bit, nf4_config
 from headstart.model.frozen import use_own_products
@@ -28,6 +26,7 @@ __all__ = [
     "fingerprint",
     "load_base",
     "load_tokenizer",
+    "naming",
 ]
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -67,7 +66,7 @@ def load_base(spec: BaseSpec, device: torch.device | str | None = None) -> Base:
     folder = base_folder(spec)
     dtype = DTYPES[spec.dtype]
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    tokenizer = _tokenizer(spec, folder)
+    tokenizer = tokenizer_in(folder, spec)
     with naming(spec, "the model"):
         model, report = AutoModelForCausalLM.from_pretrained(
             folder,
@@ -97,32 +96,6 @@ def prepare(model: Any) -> None:
     model.eval().requires_grad_(False)
     make_activations_differentiable(model)
     attend_over_blocks(model)
-
-
-def load_tokenizer(spec: BaseSpec) -> Any:
-    """The tokenizer alone, for looking at data without loading weights.
-
-    Raises:
-        BaseError: there is no base, or it has no tokenizer that can be read.
-    """
-    return _tokenizer(spec, tokenizer_folder(spec))
-
-
-def _tokenizer(spec: BaseSpec, folder: Path) -> Any:
-    with naming(spec, "the tokenizer (tokenizer.json, tokenizer_config.json)"):
-        return AutoTokenizer.from_pretrained(folder)
-
-
-@contextmanager
-def naming(spec: BaseSpec, part: str) -> Iterator[None]:
-    """Turn what transformers raises over broken files into an error that names the base; being out of memory is none of these."""
-    try:
-        yield
-    except torch.OutOfMemoryError:
-        raise
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise BaseError(f"base {spec.id} from {spec.source!r}: transformers cannot load {part}: {reason}") from error
 
 
 def fingerprint(folder: Path) -> str:

@@ -35,16 +35,18 @@ def task_weights(suite: TaskSuite, tasks: Sequence[Task], sampler: Sampler = "cl
             a task by its number of examples to the power of `alpha`, which is 0 for alike and 1 for in proportion.
         alpha: of `size`.
     """
-    weights = np.array(_weights(tasks, sampler, alpha), dtype=np.float64)
     origins = np.array([suite.origin(task.name) for task in tasks])
+    weights = np.empty(len(tasks))
     for origin in set(origins.tolist()):
         mine = origins == origin
-        weights[mine] *= suite.shares.get(origin, 1.0) / weights[mine].sum()
+        within = np.array(_weights([task for task, is_mine in zip(tasks, mine, strict=True) if is_mine], sampler, alpha))
+        weights[mine] = suite.shares.get(origin, 1.0) * within / within.sum()
     probabilities: NDArray[np.float64] = weights / weights.sum()
     return probabilities
 
 
 def _weights(tasks: Sequence[Task], sampler: Sampler, alpha: float) -> list[float]:
+    """The weights of one source's tasks among each other."""
     if sampler == "uniform":
         return [1.0] * len(tasks)
     if sampler == "size":

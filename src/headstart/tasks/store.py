@@ -163,9 +163,10 @@ def _task(folder: Path, number: int, entry: Mapping[str, Any]) -> Task:
 
 
 def forget_old_stores() -> None:
-    """Remove stores that nobody has used for a month."""
+    """Remove stores that nobody has used for a month, and those that are not whole; what is being written has a hidden name."""
     for folder in stores_folder().glob("*"):
         # another process may forget them at the same time
         with suppress(OSError):
-            if time.time() - folder.stat().st_mtime > KEPT_DAYS * 86400:
+            old = time.time() - folder.stat().st_mtime > KEPT_DAYS * 86400
+            if old or not (folder.name.startswith(".") or is_stored(folder)):
                 rmtree(folder, ignore_errors=True)

@@ -1,8 +1,6 @@
-"""What tests of readers share: caches of their own, no network, and reading both ways."""
+"""What tests of readers share: caches of their own, no network, and a system that refuses."""
 
 import pytest
-
-from headstart.tasks.problems import DataError, refuse
 
 
 @pytest.fixture(autouse=True)
@@ -13,24 +11,6 @@ def own_caches(tmp_path_factory, monkeypatch):
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", folder / "datasets")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     return folder
-
-
-@pytest.fixture
-def both_ways():
-    """Reads with a report that refuses and with one that collects, and gives what is read in spite of the faults."""
-
-    def run(read, *faults):
-        with pytest.raises(DataError) as raised:
-            list(read(refuse))
-        problems = []
-        good = list(read(problems.append))
-        told = [str(problem) for problem in problems if problem.level == "error"]
-        assert str(raised.value) == told[0]
-        for one, fault in zip(told, faults, strict=True):
-            assert fault in one
-        return good
-
-    return run
 
 
 @pytest.fixture

@@ -82,7 +82,7 @@ def build(spec: Spec, seed: int) -> Task:
     # The limit on common outputs leaves rare ones to the end of the draw, hence the shuffle.
     examples = [Example(text, answer) for text, answer in answers.items()]
     rng.shuffle(examples)
-    return Task(spec.name, spec.instruction, tuple(examples), spec.cluster, spec.labels, spec.dataset)
+    return Task(spec.name, spec.instruction, tuple(examples), spec.cluster, spec.labels, spec.dataset, "English", "Apache-2.0")
 
 
 def _most_of_one_output(spec: Spec) -> int:
