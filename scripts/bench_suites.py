@@ -26,8 +26,21 @@ from headstart.files import write_json
 from headstart.provenance import provenance
 
 SCHEMA_VERSION = 1
-WORDS = "a big cat ran over the old red hill and saw two small dogs near some quiet water under tall green trees".split()
+TEXT = "a big cat ran over the old red hill and saw two small dogs near some quiet water under tall green trees"
+WORDS = TEXT.split()
 CLUSTERS = 50
+COLUMNS = {
+    "tasks": "tasks",
+    "examples": "examples",
+    "start": "start",
+    "seconds": "seconds",
+    "peak_mb": "peak, MB",
+    "grown_mb": "grown, MB",
+    "episode_ms": "an episode, ms",
+    "grown_with_episodes_mb": "grown with episodes, MB",
+    "store_mb": "store, MB",
+}
+"""What is shown of a row, and its title."""
 EPISODES, TASKS_PER_STEP, SHOTS = 10, 16, 16
 
 
@@ -84,8 +97,11 @@ def start(suite: str, tokenizer: str) -> dict[str, float]:
 
 def _peak() -> float:
     """The largest resident memory of this process so far, in MB."""
-    kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return kilobytes / (1e6 if sys.platform == "darwin" else 1e3)
+    status = Path("/proc/self/status")
+    if status.is_file():
+        # what getrusage tells counts the parent's, in a process that was forked from it
+        return next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith("VmHWM:")) / 1e3
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3)
 
 
 def _timed(work: Callable[[], Any]) -> tuple[Any, float]:
@@ -110,12 +126,11 @@ def measure(tasks: int, examples: int, tokenizer: Path) -> list[dict[str, Any]]:
 def show(rows: Sequence[dict[str, Any]]) -> None:
     """Print the rows as a table."""
     table = Table(title="preparing suites")
-    columns = ("tasks", "examples", "start", "seconds", "peak_mb", "grown_mb", "episode_ms", "grown_with_episodes_mb", "store_mb")
-    for column in columns:
-        table.add_column(column.replace("_mb", ", MB").replace("_ms", ", ms").replace("_", " "), justify="right")
+    for title in COLUMNS.values():
+        table.add_column(title, justify="right")
     for row in rows:
-        table.add_row(*(f"{row[column]:,.1f}" if isinstance(row[column], float) else str(row[column]) for column in columns))
-    Console().print(table)
+        table.add_row(*(f"{row[name]:,.1f}" if isinstance(row[name], float) else str(row[name]) for name in COLUMNS))
+    Console(width=140).print(table)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

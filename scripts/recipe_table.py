@@ -25,20 +25,19 @@ from transformers.utils import logging
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
-from _bench import Shape, conversations, random_base
+from _bench import Shape, conversations
 from bases import BASES, KnownBase, save_config
 
 from headstart.algorithms.trail import state_bytes
 from headstart.batches import PIECE_TOKENS
+from headstart.checking.estimate import Layers, measure_layers
 from headstart.model.base import DTYPES, BaseSpec
-from headstart.model.learner import Learner, LoraSpec
+from headstart.model.learner import LoraSpec
 from headstart.model.memory import Footprint, footprint, skeleton
-from headstart.model.saved import SavedBytes
 from headstart.model.sites import linear_shape
 from headstart.model.targets import target_names
 from headstart.recipe import Recipe, load_recipe
 from headstart.tasks.planner import Planner, Sizes
-from headstart.tasks.rows import build_rows
 from headstart.training.loop import adaptation
 
 RECIPES = Path(__file__).parents[1] / "recipes"
@@ -56,8 +55,8 @@ COLUMNS = (
 )
 FLOATS = 4
 """Float32 numbers kept for each value of the adapter: itself, its meta-gradient, and AdamW's two moments."""
-VOCABULARY = 512
-"""Of the measured layers' base: logits are counted apart."""
+EXAMPLES = 4
+"""Of the measured row, at most: as many as `headstart check` measures by."""
 
 
 @dataclass(frozen=True)
@@ -149,43 +148,21 @@ class Ready:
         """Tokens of all steps."""
         return sum(tokens * phase.steps for tokens, phase in zip(self.tokens(lengths), self.recipe.phases, strict=True))
 
-    def activations(self, lengths: Lengths, layers: "Layers") -> int:
+    def activations(self, lengths: Lengths, layers: Layers) -> int:
         """Bytes that one micro-batch keeps for the way back: of the decoder layers, and of the label tokens' logits and their gradient."""
         suite, depth = self.recipe.suite, self.base.text["num_hidden_layers"]
         examples, tasks = max(suite.support, suite.query), self.together(lengths)
         logits = tasks * examples * lengths.label * self.base.text["vocab_size"] * DTYPES[self.recipe.base.dtype].itemsize
-        return round(tasks * self.laid_out(examples, lengths) * layers.of(depth)) + 2 * logits
+        return layers.activations(tasks * self.laid_out(examples, lengths), depth) + 2 * logits
 
 
-@dataclass(frozen=True)
-class Layers:
-    """Bytes a token that one and two decoder layers keep for the way back."""
-
-    one: float
-    two: float
-
-    def of(self, count: int) -> float:
-        """Bytes a token of so many layers."""
-        return self.one + (count - 1) * (self.two - self.one)
-
-    @classmethod
-    def measured(cls, ready: Ready, lengths: Lengths) -> "Layers":
-        """Measure one and two layers of a base, with the recipe's rank and its way of keeping activations."""
-        return cls(*(_kept_a_token(ready, count, lengths) for count in (1, 2)))
-
-
-def _kept_a_token(ready: Ready, layers: int, lengths: Lengths) -> float:
-    """Bytes that autograd holds at the fullest moment of a gradient over one packed row, a token of it."""
-    config = AutoConfig.for_model(**{**ready.base.text, "num_hidden_layers": layers, "vocab_size": VOCABULARY})
-    base = random_base(config, torch.device("cpu"), "bf16")
-    examples = max(1, (ready.recipe.suite.max_row_tokens // 2 - lengths.shared) // lengths.own)
-    rows = build_rows(conversations(Shape(1, examples, lengths.shared, lengths.own), VOCABULARY).support)
-    section = ready.recipe.adapter
-    with Learner(base, LoraSpec(section.r, section.lora_alpha), ready.recipe.run.gradient_checkpointing) as learner:
-        phi = {name: tensor[None].requires_grad_() for name, tensor in learner.fresh_adapter().items()}
-        with SavedBytes([*base.model.parameters(), *base.model.buffers(), *phi.values()]) as saved:
-            torch.autograd.grad(learner.losses(phi, rows).sum(), list(phi.values()))
-    return saved.peak / rows.tokens
+def measured_layers(ready: Ready, lengths: Lengths) -> Layers:
+    """Measure one and two layers of a base, with the recipe's rank and its way of keeping activations."""
+    config, section = AutoConfig.for_model(**ready.base.text), ready.recipe.adapter
+    examples = [one for (one,) in conversations(Shape(1, EXAMPLES, lengths.shared, lengths.own), ready.base.text["vocab_size"]).support[0]]
+    base = ready.recipe.base
+    spec = BaseSpec(base.id, base.source, "none", base.dtype)
+    return measure_layers(config, spec, LoraSpec(section.r, section.lora_alpha), ready.recipe.run.gradient_checkpointing, examples)
 
 
 def ready_recipes() -> list[Ready]:
@@ -211,7 +188,7 @@ def counted(ready: Ready, usual: Lengths) -> list[str]:
 
 def measured(ready: Ready, usual: Lengths) -> list[str]:
     """The columns that hang on activations."""
-    length, layers = ready.recipe.suite.max_length, Layers.measured(ready, usual)
+    length, layers = ready.recipe.suite.max_length, measured_layers(ready, usual)
     cases = usual, Lengths(usual.shared, length - usual.shared, length // 4)
     kept = [ready.activations(lengths, layers) for lengths in cases]
     rest = [ready.in_memory + ready.trained + ready.inner_states(ready.together(lengths)) for lengths in cases]

@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM
 
 import headstart
 from headstart.model.base import BaseSpec
+from headstart.model.flops import pass_cost
 from headstart.model.memory import footprint, skeleton
 from headstart.model.sites import linear_shape
 from headstart.model.targets import matching, peft_targets, suffixes, target_names
@@ -220,3 +221,22 @@ def test_a_step_of_each_phase_leaves_a_sound_adapter_that_peft_reads(tiny_of, tm
     read = {key.replace(".default", ""): tensor for key, tensor in model.state_dict().items() if ".lora_" in key}
     assert read.keys() == tensors.keys()
     assert all(torch.equal(read[key], tensors[key]) for key in tensors)
+
+
+@every_base
+def test_operations_are_counted_of_what_text_goes_through(true_model, name):
+    """A tower for images has layers and products too, which an adapter's passes never compute."""
+    model, section = true_model(name), recipe_of(name).adapter
+    names, text = target_names(model, section.target_modules), BASES[name].text
+    cost = pass_cost(model, names, section.r)
+    assert cost.layers == text["num_hidden_layers"]
+    assert cost.reached == 1
+    assert cost.linear == expected_products(text)
+
+
+def expected_products(text):
+    """Multiply-accumulates of a token in all projections."""
+    hidden, inside = text["hidden_size"], text["intermediate_size"]
+    size = text.get("head_dim", hidden // text["num_attention_heads"])
+    queries, keys = text["num_attention_heads"] * size, text["num_key_value_heads"] * size
+    return text["num_hidden_layers"] * (2 * hidden * queries + 2 * hidden * keys + 3 * hidden * inside)

@@ -16,7 +16,7 @@ from headstart.model.decode import Sampling, decode
 from headstart.passes import passes_over
 from headstart.scoring import Answer, Metrics
 from headstart.tasks.episodes import Draw
-from headstart.tasks.render import USER_TURN
+from headstart.tasks.render import Renderer
 from headstart.tasks.sources import Row, as_examples
 from headstart.tasks.task import Example, SuiteError, Task
 
@@ -139,7 +139,7 @@ class AdaptedAdapter(PlainAdapter, Publishable):
             "instruction": self.instruction,
             "labels": list(self.labels),
             "max_length": self.max_length,
-            "user_turn": USER_TURN,
+            **Renderer(self.base.tokenizer, self.max_length, self.base.spec.chat_template_kwargs).serving,
             "base_variant_of": self.base_variant_of,
             "record": dict(self.record),
         }

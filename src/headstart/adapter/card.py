@@ -1,5 +1,6 @@
 """The model card: what the adapter is, how it was made and measured, how to use it; nothing that was not recorded."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 from huggingface_hub import ModelCardData
 
 from headstart.files import write_atomically
+from headstart.tasks.task import user_turn
 
 _BODY = """---
 {front}
@@ -28,7 +30,10 @@ or warm-start any PEFT trainer from it:
     from peft import PeftModel
     model = PeftModel.from_pretrained(base_model, "THIS_FOLDER", is_trainable=True)
 
-The user's turn of the chat is `{user_turn}` (the input alone where there is no instruction), through the base's own chat template.
+The user's turn of the chat is `{user_turn}` (the input alone where there is no instruction), through {template}. A client of a server
+that speaks OpenAI's protocol sends
+
+    {request}
 
 ## Weights
 
@@ -62,6 +67,8 @@ def write_card(folder: Path, about: Mapping[str, Any]) -> None:
         tasks=record.get("suite", {}).get("training_tasks", "?"),
         suite=record.get("suite", {}).get("name", "?"),
         user_turn=record.get("user_turn", "?").replace("\n", "\\n"),
+        template=_template(record),
+        request=_request(record.get("user_turn", "?"), record),
         evaluated="and evaluated " if results and not record["evaluation"].get("base_variant") else "",
         **{key: base[key] for key in ("source", "fingerprint", "quantization", "dtype")},
         variant=_BUNDLED if base["source"] == "bundled" else "",
@@ -91,9 +98,13 @@ A LoRA adapter of `{base}` for one task, adapted with headstart in {steps} steps
 
 ## Use
 
-The user's turn of the chat is `{user_turn}`, through the base's own chat template, where the instruction is
+The user's turn of the chat is `{user_turn}`, through {template}, where the instruction is
 
     {instruction}
+
+A client of a server that speaks OpenAI's protocol sends
+
+    {request}
 
 {labels}{measured}
 ## Weights
@@ -112,6 +123,8 @@ def write_adapted_card(folder: Path, about: Mapping[str, Any]) -> None:
         steps=about["steps"],
         rows=f" on {record['rows']} examples" if "rows" in record else "",
         user_turn=about["user_turn"].replace("\n", "\\n") if about["instruction"] else "{input}",
+        template=_template(about),
+        request=_request(user_turn(about["instruction"], "{input}"), about),
         instruction=about["instruction"].replace("\n", "\n    ") or "(there is none)",
         labels=f"It answers with one of: {', '.join(about['labels'])}.\n" if about["labels"] else "",
         measured=_measured(record.get("results", {}).get("measured")),
@@ -119,6 +132,20 @@ def write_adapted_card(folder: Path, about: Mapping[str, Any]) -> None:
         variant=_BUNDLED if base["source"] == "bundled" else "",
     )
     write_atomically(folder / "README.md", text.encode())
+
+
+def _template(about: Mapping[str, Any]) -> str:
+    return (
+        "the plain template in `headstart.json` (`chat_template`), as the base has none"
+        if "chat_template" in about
+        else "the base's own chat template"
+    )
+
+
+def _request(content: str, about: Mapping[str, Any]) -> str:
+    """The chat request that gives the tokens of training, as JSON."""
+    told = {key: about[key] for key in ("chat_template_kwargs", "chat_template") if about.get(key)}
+    return json.dumps({"messages": [{"role": "user", "content": content}], **told}, ensure_ascii=False)
 
 
 def _measured(measured: Mapping[str, Any] | None) -> str:

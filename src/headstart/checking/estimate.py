@@ -5,10 +5,11 @@ and two decoder layers of true width with random weights.
 """
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -22,6 +23,7 @@ from headstart.algorithms.types import Batch
 from headstart.batches import Batcher
 from headstart.model.base import DTYPES, BaseSpec
 from headstart.model.flops import Order, PassCost, pass_cost
+from headstart.model.layers import decoder_layers
 from headstart.model.learner import Learner, LoraSpec
 from headstart.model.memory import footprint
 from headstart.model.saved import SavedBytes
@@ -40,8 +42,8 @@ FLOATS = 4
 VOCABULARY = 512
 """Of the measured layers: logits are counted apart."""
 MEASURED_TOKENS = 384
-REPEATS = 5
-"""The fastest of so many counts, as anything else on the machine only slows."""
+REPEATS, MOST_SECONDS = 5, 2.0
+"""The fastest of so many counts, or of as many as fit into that time, as anything else on the machine only slows."""
 
 
 @dataclass(frozen=True)
@@ -82,15 +84,19 @@ def measure_layers(config: Any, spec: BaseSpec, lora: LoraSpec, checkpointing: b
             with SavedBytes([*base.model.parameters(), *base.model.buffers(), *phi.values()]) as saved:
                 _gradient(learner, phi, rows)
             kept.append(saved.peak / rows.tokens)
-            speed = max(_speed(learner, phi, rows) for _ in range(REPEATS))
+            if layers == 2:
+                speed = _speed(learner, phi, rows)
     return Layers((kept[0], kept[1]), speed)
 
 
 def _speed(learner: Learner, phi: dict[str, Tensor], rows: Rows) -> float:
-    """Counted operations a second of a gradient."""
-    counted, started = learner.flops, time.perf_counter()
-    _gradient(learner, phi, rows)
-    return (learner.flops - counted) / (time.perf_counter() - started)
+    """Counted operations a second of the fastest of some gradients."""
+    found, began = list[float](), time.perf_counter()
+    while len(found) < REPEATS and (not found or time.perf_counter() - began < MOST_SECONDS):
+        counted, started = learner.flops, time.perf_counter()
+        _gradient(learner, phi, rows)
+        found.append((learner.flops - counted) / (time.perf_counter() - started))
+    return max(found)
 
 
 def _gradient(learner: Learner, phi: dict[str, Tensor], rows: Rows) -> None:
@@ -123,6 +129,8 @@ def few_layers(config: Any, layers: int) -> Any:
 class Paper:
     """Stands for a learner and counts the operations of what it is asked, without computing any of it.
 
+    A learner takes over what frozen layers put out where only higher ones adapt; that is not counted, so such a phase takes less.
+
     Args:
         model: without weights.
         cost: of a pass.
@@ -153,23 +161,35 @@ class Paper:
             self._twice = before
 
     def losses(self, phi: Mapping[str, Tensor], rows: Rows) -> Tensor:
-        """Zero for each task, whatever the adapters; its operations are counted."""
+        """The sum of each task's adapters, which has a gradient in all of them; the losses' operations are counted."""
         order: Order = "tangent" if in_forward_mode(*phi.values()) else "gradient"
-        # packed rows go through attention over blocks wherever PyTorch's would have been taken
-        blocks = rows.layout == "packed" and self.model.config.get_text_config()._attn_implementation == "sdpa"
+        # attention over blocks is taken wherever PyTorch's would have been
+        blocks = self.model.config.get_text_config()._attn_implementation == "sdpa"
         pairs = rows.blocks.pairs if blocks else rows.tokens * rows.input_ids.shape[1]
-        self.flops += self.cost.flops(rows, pairs, order, again=self.again or self._twice)
-        return torch.stack([sum(((tensor[task] * 0).sum() for tensor in phi.values()), torch.zeros(())) for task in range(rows.tasks)])
+        self.flops += self.cost.flops(rows, pairs, order, frozen=self._frozen(phi), again=self.again or self._twice)
+        return torch.stack([torch.stack([tensor[task].sum() for tensor in phi.values()]).sum() for task in range(rows.tasks)])
+
+    def _frozen(self, phi: Mapping[str, Tensor]) -> int:
+        """How many of the lowest layers have nothing in them that a gradient is wanted of."""
+        wanted = [name for name, tensor in phi.items() if tensor.requires_grad or in_forward_mode(tensor)]
+        layers = list(self._layers)
+        return next((index for index, layer in enumerate(layers) if any(name.startswith(f"{layer}.") for name in wanted)), len(layers))
+
+    @cached_property
+    def _layers(self) -> Collection[str]:
+        return decoder_layers(self.model)
 
 
 def step_operations(recipe: Recipe, phase: Phase, episodes: Sequence[Episode], batcher: Batcher, model: Any) -> float:
-    """The operations of one step of a phase, as a mean over episodes: the algorithm itself is run, on paper."""
+    """The operations of one step of a phase, as a mean over episodes spread over the phase: the algorithm itself is run, on paper."""
     names = target_names(model, recipe.adapter.target_modules, recipe.adapter.layers_to_transform)
     paper = Paper(model, pass_cost(model, names, recipe.adapter.r), recipe.run.gradient_checkpointing, recipe.base.dtype)
     theta = {f"{name}.lora_{side}": torch.zeros(1, 1) for name in names for side in "AB"}
     rule = adaptation(phase.loop)
-    loop = inner_loop(phase, rule.build(), rule.constant_rates(theta), 1.0, cast(Learner, paper))
-    for episode in episodes:
+    for number, episode in enumerate(episodes):
+        # what a step weighs, and with it what it computes, may move along the phase
+        done = (number + 0.5) / len(episodes)
+        loop = inner_loop(phase, rule.build(), rule.constant_rates(theta), done, cast(Learner, paper))
         for piece in batcher.pieces(episode):
             ALGORITHMS[phase.algorithm](paper.losses, theta, batcher.batch(piece), loop)
     return paper.flops / len(episodes)

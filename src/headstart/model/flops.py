@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from torch import nn
-from transformers.modeling_layers import GradientCheckpointingLayer
 
+from headstart.model.layers import decoder_layers, under_decoder
 from headstart.model.sites import linear_shape
 from headstart.model.targets import expert_weights, linear_names
 from headstart.tasks.rows import Rows
@@ -77,7 +77,8 @@ def pass_cost(model: nn.Module, adapted: Sequence[str] = (), r: int = 0) -> Pass
     head = model.get_output_embeddings()  # type: ignore[operator]
     config = model.config.get_text_config()  # type: ignore[operator, union-attr]
     width = config.num_attention_heads * (getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
-    linear = [math.prod(linear_shape(model.get_submodule(name))) for name in linear_names(model)]
+    inside = under_decoder(model)
+    linear = [math.prod(linear_shape(model.get_submodule(name))) for name in linear_names(model) if inside(name)]
     per_token = getattr(config, "num_experts_per_tok", None) or 1
     experts = [math.prod(shape[1:]) * per_token for shape in expert_weights(model).values()]
     return PassCost(
@@ -86,15 +87,11 @@ def pass_cost(model: nn.Module, adapted: Sequence[str] = (), r: int = 0) -> Pass
         head=math.prod(linear_shape(head)),
         attention=2 * width * config.num_hidden_layers,
         reached=_reached(model, adapted),
-        layers=max(1, len(_layers(model))),
+        layers=max(1, len(decoder_layers(model))),
     )
 
 
 def _reached(model: nn.Module, adapted: Sequence[str]) -> float:
-    layers = _layers(model)
+    layers = list(decoder_layers(model))
     first = next((index for index, name in enumerate(layers) if any(site.startswith(f"{name}.") for site in adapted)), 0)
     return (len(layers) - first) / len(layers) if layers else 1.0
-
-
-def _layers(model: nn.Module) -> list[str]:
-    return [name for name, module in model.named_modules() if isinstance(module, GradientCheckpointingLayer)]

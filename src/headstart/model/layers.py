@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import MethodType
@@ -24,6 +24,19 @@ KEY = "frozen layers"
 
 
 COMPILERS = ("c++", "g++", "clang++")
+
+
+def decoder_layers(model: Any) -> dict[str, nn.Module]:
+    """A causal language model's decoder layers by name; those of a tower for images, which text never goes through, are none."""
+    inside = under_decoder(model)
+    return {name: module for name, module in model.named_modules() if isinstance(module, GradientCheckpointingLayer) and inside(name)}
+
+
+def under_decoder(model: Any) -> Callable[[str], bool]:
+    """Whether a module's name lies in the part of a model that text goes through."""
+    decoder = model.get_decoder() if hasattr(model, "get_decoder") else None
+    prefix = next((name for name, module in model.named_modules() if module is decoder), "")
+    return lambda name: not prefix or name.startswith(f"{prefix}.")
 
 
 class RematerialisationError(HeadstartError):
@@ -72,7 +85,7 @@ class DecoderLayers:
     """
 
     def __init__(self, model: nn.Module, sites: Mapping[str, LoraSite], gradient_checkpointing: bool, compiled: bool = False) -> None:
-        layers = {name: module for name, module in model.named_modules() if isinstance(module, GradientCheckpointingLayer)}
+        layers = decoder_layers(model)
         self.layers = list(layers.values())
         self.device = next(model.parameters()).device
         self.sites = [{key: site for key, site in sites.items() if key.startswith(f"{name}.")} for name in layers]

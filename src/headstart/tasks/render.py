@@ -75,6 +75,12 @@ class Renderer:
         return dict(self._template.kwargs)
 
     @property
+    def serving(self) -> dict[str, Any]:
+        """What a serving client has to know to ask as in training: what the template is told, and the template where the base has none."""
+        own = {} if self.tokenizer.chat_template else {"chat_template": self.chat_template}
+        return {"user_turn": USER_TURN, "chat_template_kwargs": self.template_kwargs, **own}
+
+    @property
     def notes(self) -> tuple[str, ...]:
         """What a user should know of how the base's template is used, a line each; of system prompts only once there was one."""
         return tuple(self._template.notes)

@@ -27,7 +27,7 @@ from headstart.recipe import FRESH_EPS_ROOT, InnerSection, MultitaskPhase, Recip
 from headstart.tasks.episodes import evaluation_draw, training_episode
 from headstart.tasks.planner import RowCosts
 from headstart.tasks.prepare import prepare_suite, spread
-from headstart.tasks.render import USER_TURN, Renderer
+from headstart.tasks.render import Renderer
 from headstart.tasks.task import TaskSuite
 from headstart.training import checkpoints
 from headstart.training.checkpoints import Checkpoint, Identity
@@ -293,8 +293,7 @@ class Session:
                 "splits": {split: list(names) for split, names in self.suite.splits.items()},
                 "sampler": self.recipe.suite.sampler,
             },
-            "chat_template_kwargs": self.batcher.renderer.template_kwargs,
-            "user_turn": USER_TURN,
+            **self.batcher.renderer.serving,
             "phases": [asdict(phase) for phase in spent],
             "cost": {"flops": sum(phase.flops for phase in spent), "seconds": round(sum(phase.seconds for phase in spent), 1)},
             **self.made_by,

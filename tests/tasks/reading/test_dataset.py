@@ -115,6 +115,16 @@ def test_clusters_are_a_column_or_found_in_names(tmp_path, tasks):
         read(path, cluster_pattern="case")
 
 
+def test_a_task_in_two_clusters_is_told_by_row(tmp_path, both_ways):
+    rows = [{"task": task, "input": str(n), "output": "o", "kind": kind} for n, (task, kind) in enumerate(("ax", "bx", "ay", "bx", "ax"))]
+    path = files(tmp_path / "data", rows=rows)
+    good = both_ways(
+        lambda report: read_dataset(SourceSpec(path, cluster_column="kind", **BY_TASK), report).read(report),
+        "data, row 3: `kind` is 'y', but 'x' in the first row of the task 'a'; a task is held out whole, so give it one cluster",
+    )
+    assert sorted(place.row for one in good for place in one.places) == [1, 2, 4, 5]
+
+
 CLASSES = Features({"text": Value("string"), "label": ClassLabel(names=["none", "some"]), "task": ClassLabel(names=["a", "b"])})
 
 

@@ -68,37 +68,50 @@ def _pairs(path: Path, file: str) -> Iterator[Pair]:
 def _spool(spec: SourceSpec, folder: Path) -> None:
     """Part a dataset's rows into a file for each task, with an index of them."""
     rows, names, licence = _loaded(spec)
-    spool, clusters, faults = Spool(folder / "spool", spec.max_examples), dict[str, str](), list[Problem]()
+    spool, faults = Spool(folder / "spool", spec.max_examples), list[Problem]()
     spool.folder.mkdir()
+    clusters = _parted(rows, names, spec, spool, faults)
+    if not spool.tasks():
+        raise DataError(faults[0] if faults else Problem("the dataset has no rows", Place(spec.path)))
+    files = {task: f"{number}.jsonl" for number, task in enumerate(spool.tasks())}
+    for task, file in files.items():
+        (folder / file).write_text("".join(f"{json.dumps(row)}\n" for row in spool.rows(task)), encoding="utf-8")
+    spool.remove()
+    tasks, told = {task: clusters[task] for task in files}, [fault.as_json() for fault in faults]
+    index = {"tasks": tasks, "files": files, "faults": told, "licence": licence}
+    (folder / "index.json").write_text(json.dumps(index), encoding="utf-8")
+
+
+def _parted(
+    rows: Iterable[Mapping[str, Any]], names: Mapping[str, Sequence[str]], spec: SourceSpec, spool: Spool, faults: list[Problem]
+) -> dict[str, str]:
+    """Put rows into the spool, and what is wrong with others into `faults`; the tasks' clusters, empty where no column tells them."""
+    clusters: dict[str, str] = {}
     shape: Shape | None = None
     for number, row in enumerate(rows, start=1):
         place = Place(spec.path, number, "row")
         # a fault of the first row's columns is one of all rows'
-        shape = shape or _shape(spec, row)
+        shape = shape or _found_shape(spec, list(map(str, row)))
         try:
             row = _named(row, names, place)
             task = _cell(row, spec.task_column, place) if spec.task_column else spec.name or Path(spec.path).name
-            clusters.setdefault(task, _cell(row, spec.cluster_column, place) if spec.cluster_column else "")
             pairs = pairs_of(row, shape, place, spec.turns, spec.instruction)
+            _require_cluster(row, task, spec, clusters, place)
         except DataError as error:
             faults.append(error.problem.at(place))
             continue
         for pair in pairs:
             spool.add(task, {"instruction": pair.instruction, **_plain(pair.example), "row": number})
-    if not spool.tasks():
-        raise DataError(faults[0] if faults else Problem("the dataset has no rows", Place(spec.path)))
-    files = {}
-    for number, task in enumerate(spool.tasks()):
-        files[task] = f"{number}.jsonl"
-        (folder / files[task]).write_text("".join(f"{json.dumps(row)}\n" for row in spool.rows(task)), encoding="utf-8")
-    spool.remove()
-    index = {
-        "tasks": {task: clusters[task] for task in files},
-        "files": files,
-        "faults": [fault.as_json() for fault in faults],
-        "licence": licence,
-    }
-    (folder / "index.json").write_text(json.dumps(index), encoding="utf-8")
+    return clusters
+
+
+def _require_cluster(row: Mapping[str, Any], task: str, spec: SourceSpec, clusters: dict[str, str], place: Place) -> None:
+    """Note a task's cluster at its first row; the others have the same."""
+    cluster = _cell(row, spec.cluster_column, place) if spec.cluster_column else ""
+    first = clusters.setdefault(task, cluster)
+    if cluster != first:
+        told = f"is {cluster!r}, but {first!r} in the first row of the task {task!r}; a task is held out whole, so give it one cluster"
+        raise DataError(Problem(told, place, spec.cluster_column))
 
 
 def _named(row: Mapping[str, Any], names: Mapping[str, Sequence[str]], place: Place) -> Mapping[str, Any]:
@@ -123,10 +136,6 @@ def _cell(row: Mapping[str, Any], column: str, place: Place) -> str:
     if not name:
         raise DataError(Problem("is empty; every row names its task and cluster", place, column))
     return name
-
-
-def _shape(spec: SourceSpec, row: Mapping[str, Any]) -> Shape:
-    return _found_shape(spec, list(map(str, row)))
 
 
 def _found_shape(spec: SourceSpec, found: Sequence[str]) -> Shape:
