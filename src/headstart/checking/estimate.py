@@ -26,6 +26,7 @@ from headstart.model.flops import Order, PassCost, pass_cost
 from headstart.model.layers import decoder_layers
 from headstart.model.learner import Learner, LoraSpec
 from headstart.model.memory import footprint
+from headstart.model.row_costs import counted_costs
 from headstart.model.saved import SavedBytes
 from headstart.model.sites import linear_shape
 from headstart.model.sketch import sketched
@@ -37,6 +38,8 @@ from headstart.tasks.rows import Rendered, Rows, build_rows
 from headstart.training.inner import inner_loop
 from headstart.training.loop import adaptation
 
+FLOAT32 = 4
+"""Bytes."""
 FLOATS = 4
 """Float32 numbers kept for each value of the adapter: itself, its meta-gradient, and AdamW's two moments."""
 VOCABULARY = 512
@@ -53,10 +56,14 @@ class Layers:
     Args:
         kept: bytes a token that one layer and two layers hold for the way back.
         speed: counted operations a second, with two layers.
+        packs: whether examples can share a row.
+        blocks: whether attention computes only the pairs of a block.
     """
 
     kept: tuple[float, float]
     speed: float
+    packs: bool
+    blocks: bool
 
     def activations(self, tokens: int, layers: int) -> int:
         """Bytes that so many layers hold for a gradient over so many tokens."""
@@ -65,7 +72,7 @@ class Layers:
 
 
 def measure_layers(config: Any, spec: BaseSpec, lora: LoraSpec, checkpointing: bool, examples: Sequence[Rendered]) -> Layers:
-    """Compute a gradient over some examples, in one row, with one layer and with two.
+    """Compute a gradient over some examples, in one row where they can share it, with one layer and with two.
 
     Args:
         config: of the base.
@@ -76,9 +83,9 @@ def measure_layers(config: Any, spec: BaseSpec, lora: LoraSpec, checkpointing: b
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     kept, speed = list[float](), 0.0
-    rows = build_rows([[[one] for one in _few(examples)]]).to(device)
     for layers in (1, 2):
         base = sketched(few_layers(config, layers), device, spec.quantization, spec.dtype)
+        rows = build_rows([[[one] for one in _few(examples)]], layout="packed" if base.packs else "padded").to(device)
         with Learner(base, lora, checkpointing) as learner:
             phi = {name: tensor[None].requires_grad_() for name, tensor in learner.fresh_adapter().items()}
             with SavedBytes([*base.model.parameters(), *base.model.buffers(), *phi.values()]) as saved:
@@ -86,7 +93,7 @@ def measure_layers(config: Any, spec: BaseSpec, lora: LoraSpec, checkpointing: b
             kept.append(saved.peak / rows.tokens)
             if layers == 2:
                 speed = _speed(learner, phi, rows)
-    return Layers((kept[0], kept[1]), speed)
+    return Layers((kept[0], kept[1]), speed, base.packs, counted_costs(base.model).blocks)
 
 
 def _speed(learner: Learner, phi: dict[str, Tensor], rows: Rows) -> float:
@@ -136,12 +143,14 @@ class Paper:
         cost: of a pass.
         again: whether layers are computed again on the way back.
         dtype: the base's, which finite differences go by.
+        blocks: whether attention computes only the pairs of a block.
     """
 
     model: Any
     cost: PassCost
     again: bool
     dtype: str
+    blocks: bool
     flops: int = 0
     forward_mode: bool = True
     _twice: bool = field(default=False)
@@ -163,9 +172,7 @@ class Paper:
     def losses(self, phi: Mapping[str, Tensor], rows: Rows) -> Tensor:
         """The sum of each task's adapters, which has a gradient in all of them; the losses' operations are counted."""
         order: Order = "tangent" if in_forward_mode(*phi.values()) else "gradient"
-        # attention over blocks is taken wherever PyTorch's would have been
-        blocks = self.model.config.get_text_config()._attn_implementation == "sdpa"
-        pairs = rows.blocks.pairs if blocks else rows.tokens * rows.input_ids.shape[1]
+        pairs = rows.blocks.pairs if self.blocks else rows.tokens * rows.input_ids.shape[1]
         self.flops += self.cost.flops(rows, pairs, order, frozen=self._frozen(phi), again=self.again or self._twice)
         return torch.stack([torch.stack([tensor[task].sum() for tensor in phi.values()]).sum() for task in range(rows.tasks)])
 
@@ -183,7 +190,8 @@ class Paper:
 def step_operations(recipe: Recipe, phase: Phase, episodes: Sequence[Episode], batcher: Batcher, model: Any) -> float:
     """The operations of one step of a phase, as a mean over episodes spread over the phase: the algorithm itself is run, on paper."""
     names = target_names(model, recipe.adapter.target_modules, recipe.adapter.layers_to_transform)
-    paper = Paper(model, pass_cost(model, names, recipe.adapter.r), recipe.run.gradient_checkpointing, recipe.base.dtype)
+    cost, blocks = pass_cost(model, names, recipe.adapter.r), batcher.planner.costs.blocks
+    paper = Paper(model, cost, recipe.run.gradient_checkpointing, recipe.base.dtype, blocks)
     theta = {f"{name}.lora_{side}": torch.zeros(1, 1) for name in names for side in "AB"}
     rule = adaptation(phase.loop)
     for number, episode in enumerate(episodes):
@@ -197,30 +205,43 @@ def step_operations(recipe: Recipe, phase: Phase, episodes: Sequence[Episode], b
 
 def memory(recipe: Recipe, spec: BaseSpec, model: Any, batches: Sequence[Batch], layers: Layers) -> dict[str, int]:
     """Bytes by what they are for, in the step that takes most of those looked at."""
-    names = target_names(model, recipe.adapter.target_modules, recipe.adapter.layers_to_transform)
-    shapes = {name: linear_shape(model.get_submodule(name)) for name in names}
-    r, config = recipe.adapter.r, model.config.get_text_config()
-    values = {f"{name}.lora_A": (r, d_in) for name, (d_in, _) in shapes.items()} | {
-        f"{name}.lora_B": (d_out, r) for name, (_, d_out) in shapes.items()
-    }
-    weights = footprint(spec)
+    shapes, config, weights = adapter_shapes(recipe, model), model.config.get_text_config(), footprint(spec)
+    names = [name.removesuffix(".lora_A") for name in shapes if name.endswith(".lora_A")]
+    # what stands below the first adapted layer keeps nothing
+    reached = round(config.num_hidden_layers * pass_cost(model, names).reached)
     rows = [each for batch in batches for each in (*batch.support, batch.query)]
     tokens, labels = max(each.tokens for each in rows), max(len(each.targets) for each in rows)
+    tasks = max(batch.tasks for batch in batches)
     return {
         "weights": weights.four_bit_bytes + weights.dense_bytes,
-        "adapter, gradient and AdamW's moments": FLOATS * 4 * sum(rows * columns for rows, columns in values.values()),
-        "tasks' adapters": max(
-            (_inner(recipe, phase, values, max(batch.tasks for batch in batches)) for phase in recipe.phases), default=0
-        ),
-        "activations": layers.activations(tokens, config.num_hidden_layers),
-        "logits": 2 * labels * config.vocab_size * max(4, DTYPES[spec.dtype].itemsize),
+        "adapter, gradient and AdamW's moments": FLOATS * FLOAT32 * _values(shapes),
+        "tasks' adapters": max((_inner(phase, shapes, tasks) for phase in recipe.phases), default=0),
+        "activations": layers.activations(tokens, reached),
+        "logits": 2 * labels * config.vocab_size * max(FLOAT32, DTYPES[spec.dtype].itemsize),
     }
 
 
-def _inner(recipe: Recipe, phase: Phase, shapes: Mapping[str, tuple[int, int]], tasks: int) -> int:
+def adapter_shapes(recipe: Recipe, model: Any) -> dict[str, tuple[int, int]]:
+    """The shape of every adapter tensor, as `Learner.shapes` gives it.
+
+    Raises:
+        TargetError: the targets do not fit the base.
+    """
+    shapes: dict[str, tuple[int, int]] = {}
+    for name in target_names(model, recipe.adapter.target_modules, recipe.adapter.layers_to_transform):
+        d_in, d_out = linear_shape(model.get_submodule(name))
+        shapes |= {f"{name}.lora_A": (recipe.adapter.r, d_in), f"{name}.lora_B": (d_out, recipe.adapter.r)}
+    return shapes
+
+
+def _values(shapes: Mapping[str, tuple[int, int]]) -> int:
+    return sum(rows * columns for rows, columns in shapes.values())
+
+
+def _inner(phase: Phase, shapes: Mapping[str, tuple[int, int]], tasks: int) -> int:
     rule, steps = adaptation(phase.loop), phase.loop.steps
     if not steps:
-        return tasks * 4 * sum(rows * columns for rows, columns in shapes.values())
+        return tasks * FLOAT32 * _values(shapes)
     adapting = {name: shapes[name] for name in rule.adapting(shapes)}
     return state_bytes(adapting, tasks, steps, rule.build(), getattr(phase, "inner_state", "keep")).device
 

@@ -4,22 +4,24 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import torch
 
 from headstart.algorithms.trail import state_bytes
 from headstart.bases import BaseSpec, load_tokenizer
 from headstart.batches import Batcher
-from headstart.checking.estimate import free_memory, lora_of, measure_layers, memory, step_operations
+from headstart.checking.estimate import Layers, adapter_shapes, free_memory, lora_of, measure_layers, memory, step_operations
 from headstart.checking.findings import Findings
 from headstart.checking.suite import Look, look_at_suite
 from headstart.errors import HeadstartError
 from headstart.files import require_writable
+from headstart.model.base import Base
+from headstart.model.learner import Learner
 from headstart.model.memory import footprint, size, skeleton
 from headstart.model.row_costs import counted_costs
-from headstart.model.sites import linear_shape
-from headstart.model.targets import suffixes, target_names
+from headstart.model.targets import suffixes
 from headstart.recipe import MamlPhase, Phase, Recipe
 from headstart.tasks.episodes import Episode, training_episode
 from headstart.tasks.planner import Planner
@@ -30,7 +32,7 @@ from headstart.tasks.rows import Layout
 from headstart.tasks.samplers import task_weights
 from headstart.tasks.task import TaskSuite
 from headstart.training.loop import adaptation
-from headstart.training.run import check_folder
+from headstart.training.run import check_folder, require_sites
 
 SAMPLED_STEPS = 16
 ESTIMATED_STEPS = 4
@@ -60,7 +62,7 @@ def _base(recipe: Recipe, spec: BaseSpec, findings: Findings) -> Any:
     """The base without weights, or None if it cannot be used."""
     with findings.noting():
         model = skeleton(spec)
-        shapes = _site_shapes(recipe, model)
+        shapes = adapter_shapes(recipe, model)
         weights = footprint(spec)
         findings.facts["base"] = {
             "id": spec.id,
@@ -70,49 +72,54 @@ def _base(recipe: Recipe, spec: BaseSpec, findings: Findings) -> Any:
             "weights_bytes": weights.four_bit_bytes + weights.dense_bytes,
             "weights": str(weights),
         }
-        values = recipe.adapter.r * sum(sum(shape) for shape in shapes.values())
-        layers = suffixes(list(shapes))
-        findings.facts["adapter"] = {"rank": recipe.adapter.r, "layers": len(shapes), "targets": list(layers), "values": values}
+        layers = sorted({name.rpartition(".")[0] for name in shapes})
+        values = sum(rows * columns for rows, columns in shapes.values())
+        findings.facts["adapter"] = {"rank": recipe.adapter.r, "layers": len(layers), "targets": list(suffixes(layers)), "values": values}
+        require_sites(recipe, cast(Learner, SimpleNamespace(shapes=lambda: shapes)))
         return model
     return None
 
 
-def _site_shapes(recipe: Recipe, model: Any) -> dict[str, tuple[int, int]]:
-    """Every adapted layer's name -> `(d_in, d_out)`."""
-    names = target_names(model, recipe.adapter.target_modules, recipe.adapter.layers_to_transform)
-    return {name: linear_shape(model.get_submodule(name)) for name in names}
-
-
 def _phases(recipe: Recipe, spec: BaseSpec, suite: TaskSuite, renderer: Renderer, model: Any, findings: Findings) -> None:
     """Tokens, memory and time of every phase."""
-    section = recipe.suite
-    # a probe of the weights decides, and has given attention over blocks wherever PyTorch's would have been taken
-    costs = replace(counted_costs(model), blocks=model.config.get_text_config()._attn_implementation == "sdpa")
-    planner = Planner(section.max_row_tokens, costs)
-    batcher = Batcher(
-        renderer, torch.device("cpu"), "padded" if section.layout == "padded" else "packed", section.task_micro_batch, planner
-    )
+    layers = None
+    with _as_note(findings, "memory and time cannot be estimated"):
+        examples = suite.split("meta_train")[0].examples[: recipe.suite.support]
+        rendered = renderer.render(suite.split("meta_train")[0].instruction, examples)
+        layers = measure_layers(model.config, spec, lora_of(recipe, model), recipe.run.gradient_checkpointing, rendered)
+    batcher = _batcher(recipe, spec, renderer, model, layers)
     findings.facts["sampler"] = _sampler(recipe, suite)
     phases = []
     for phase in recipe.phases:
-        tokens = _tokens(recipe, phase, suite, renderer, planner)
+        tokens = _tokens(recipe, phase, suite, renderer, batcher.planner)
         operations = step_operations(recipe, phase, _episodes(recipe, phase, suite, ESTIMATED_STEPS), batcher, model)
         phases.append({"algorithm": phase.algorithm, "steps": phase.steps, "tokens": tokens, "operations": operations})
         if isinstance(phase, MamlPhase):
             phases[-1]["inner_states"] = _inner_states(recipe, phase, model)
     findings.facts["phases"] = phases
-    with _as_note(findings, "memory and time cannot be estimated"):
-        _estimate(recipe, spec, suite, renderer, batcher, model, findings)
+    if layers:
+        _memory(recipe, spec, suite, batcher, model, layers, findings)
+        _time(layers, findings)
 
 
-def _estimate(
-    recipe: Recipe, spec: BaseSpec, suite: TaskSuite, renderer: Renderer, batcher: Batcher, model: Any, findings: Findings
-) -> None:
-    task = suite.split("meta_train")[0]
-    examples = renderer.render(task.instruction, task.examples[: recipe.suite.support])
-    layers = measure_layers(model.config, spec, lora_of(recipe, model), recipe.run.gradient_checkpointing, examples)
-    last = recipe.phases[-1]
-    batches = [batcher.batch(piece) for episode in _episodes(recipe, last, suite, ESTIMATED_STEPS) for piece in batcher.pieces(episode)]
+def _batcher(recipe: Recipe, spec: BaseSpec, renderer: Renderer, model: Any, layers: Layers | None) -> Batcher:
+    """The run's batcher; where no layers could be measured, of a base that packs rows and has PyTorch's attention over blocks.
+
+    Raises:
+        LayoutError: the recipe asks for rows that the base cannot compute.
+    """
+    section = recipe.suite
+    packs = layers is None or layers.packs
+    blocks = layers.blocks if layers else model.config.get_text_config()._attn_implementation == "sdpa"
+    costs = replace(counted_costs(model), blocks=blocks)
+    base = Base(spec, "", model, renderer.tokenizer, packs)
+    batcher = Batcher.of(base, renderer, section.layout, section.task_micro_batch, section.max_row_tokens, costs)
+    return replace(batcher, device=torch.device("cpu"))
+
+
+def _memory(recipe: Recipe, spec: BaseSpec, suite: TaskSuite, batcher: Batcher, model: Any, layers: Layers, findings: Findings) -> None:
+    episodes = _episodes(recipe, recipe.phases[-1], suite, ESTIMATED_STEPS)
+    batches = [batcher.batch(piece) for episode in episodes for piece in batcher.pieces(episode)]
     parts = memory(recipe, spec, model, batches, layers)
     total, free = sum(parts.values()), free_memory()
     findings.facts["memory"] = {"parts": parts, "total": total, "free": free}
@@ -124,6 +131,9 @@ def _estimate(
                 level="warning",
             )
         )
+
+
+def _time(layers: Layers, findings: Findings) -> None:
     for phase in findings.facts["phases"]:
         phase["seconds"] = phase["steps"] * phase["operations"] / layers.speed
     findings.facts["time"] = {
@@ -138,7 +148,7 @@ def _as_note(findings: Findings, told: str) -> Iterator[None]:
     """What an architecture cannot be measured by becomes a note."""
     try:
         yield
-    except (HeadstartError, RuntimeError, ValueError, TypeError, AttributeError) as error:
+    except (HeadstartError, RuntimeError, ValueError, TypeError, AttributeError, LookupError) as error:
         findings.add(Problem(f"{told}: {error}", level="note"))
 
 
@@ -182,11 +192,8 @@ def _tokens(recipe: Recipe, phase: Phase, suite: TaskSuite, renderer: Renderer, 
 
 def _inner_states(recipe: Recipe, phase: MamlPhase, model: Any) -> dict[str, Any]:
     """The most bytes of inner states that are held at once, in float32, of as many tasks as may be computed together."""
-    section, rule, r = recipe.suite, adaptation(phase.inner), recipe.adapter.r
+    section, rule, shapes = recipe.suite, adaptation(phase.inner), adapter_shapes(recipe, model)
     tasks = section.tasks_per_step if section.task_micro_batch == "auto" else min(section.tasks_per_step, section.task_micro_batch)
-    shapes: dict[str, tuple[int, int]] = {}
-    for name, (d_in, d_out) in _site_shapes(recipe, model).items():
-        shapes |= {f"{name}.lora_A": (r, d_in), f"{name}.lora_B": (d_out, r)}
     adapting = {name: shapes[name] for name in rule.adapting(shapes)}
     taken = state_bytes(adapting, tasks, phase.inner.steps, rule.build(), phase.inner_state)
     return {"kept": phase.inner_state, "device": taken.device, "host": taken.host, "tasks": tasks}

@@ -136,7 +136,7 @@ def _scratch() -> Path:
         return Path(tempfile.mkdtemp(prefix="headstart-"))
 
 
-def _fill(folder: Path, plan: Plan, renderer: Renderer, report: Report, watch: Watch | None) -> None:
+def _fill(folder: Path, plan: Plan, renderer: Renderer, report: Counting, watch: Watch | None) -> None:
     folder.mkdir()
     parts: list[_Part] = []
     with Writer.into(folder) as writer:
@@ -156,8 +156,12 @@ def _fill(folder: Path, plan: Plan, renderer: Renderer, report: Report, watch: W
         revision=plan.revision,
         splits=splits,
         shares={part.name: part.spec.weight for part in parts},
-        notes=[note for part in parts for note in part.notes()],
+        notes=[*(note for part in parts for note in part.notes()), *_warned(report.warnings)],
     )
+
+
+def _warned(warnings: int) -> list[str]:
+    return [f"{warnings} warnings on rows and tasks, such as repeated inputs left out; `headstart check` lists them"] if warnings else []
 
 
 @dataclass
@@ -249,7 +253,11 @@ def _store(read: ReadTask, writer: Writer, renderer: Renderer, origin: str, repo
     read, rendered = _rendered(read, renderer, report)
     if not rendered:
         return False
-    lengths = _lengths(read.task, rendered, renderer)
+    try:
+        lengths = _lengths(read.task, rendered, renderer)
+    except SuiteError as error:
+        report(Problem(f"a label of {read.task.name!r} cannot be rendered: {error}", read.places[0]))
+        return False
     writer.add(read.task, rendered, lengths, renderer.by(read.task.instruction), origin)
     if watch:
         watch(read, lengths)

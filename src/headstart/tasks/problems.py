@@ -79,12 +79,14 @@ def refuse(problem: Problem) -> None:
 
 @dataclass
 class Counting:
-    """A report that passes problems on, and knows how many of them were errors."""
+    """A report that passes problems on, and knows how many of them were errors, and how many warnings."""
 
     report: Report
     errors: int = 0
+    warnings: int = 0
 
     def __call__(self, problem: Problem) -> None:
         """Count it and pass it on."""
         self.errors += problem.level == "error"
+        self.warnings += problem.level == "warning"
         self.report(problem)

@@ -7,7 +7,7 @@ from typing import Any
 from headstart.tasks.problems import Place, refuse
 from headstart.tasks.reading.opening import open_source
 from headstart.tasks.reading.shapes import examples_of
-from headstart.tasks.reading.source import make_task
+from headstart.tasks.reading.source import make_task, with_instruction
 from headstart.tasks.reading.splits import hold_out
 from headstart.tasks.reading.tables import read_rows, table_name
 from headstart.tasks.spec import SourceSpec
@@ -54,6 +54,8 @@ def read_task(path: Path | str, columns: Mapping[str, str] | None = None) -> Tas
 def as_examples(rows: Iterable[Row]) -> tuple[Example, ...]:
     """Examples from examples, or from mappings of any shape that files may have; repeated inputs keep their first row.
 
+    A row's own instruction goes in front of its input, which renders to the same.
+
     Raises:
         SuiteError: a row is none.
     """
@@ -65,7 +67,7 @@ def as_examples(rows: Iterable[Row]) -> tuple[Example, ...]:
 
 
 def _examples(row: Mapping[str, Any], number: int) -> list[Example]:
-    return [pair.example for pair in examples_of([(Place("", number, "row"), row)])]
+    return [with_instruction(pair) for pair in examples_of([(Place("", number, "row"), row)])]
 
 
 def first_of_each(examples: Iterable[Example]) -> tuple[Example, ...]:

@@ -251,7 +251,7 @@ def test_files_that_cannot_be_read_are_told(tmp_path, name, content, words, stre
 
 
 def test_a_dataset_without_good_rows_is_told_by_its_first_fault(tmp_path):
-    with pytest.raises(DataError, match="data, row 1: `output` is empty; every row needs an answer"):
+    with pytest.raises(DataError, match="data, row 1: `output` is empty; the row is left out"):
         read(lines(tmp_path / "data", {"task": "a", "input": "i", "output": ""}))
     with pytest.raises(DataError, match="none: the dataset has no rows"):
         read(empty(tmp_path / "none"), streaming=True)

@@ -14,7 +14,7 @@ from typing import Any
 
 from headstart.files import cache_folder, whole_folder, write_json
 from headstart.tasks.problems import DataError, Place, Problem, Report
-from headstart.tasks.reading.shapes import Pair, Shape, find_shape, pairs_of, text_of
+from headstart.tasks.reading.shapes import Pair, Shape, find_shape, of_others, pairs_of, text_of
 from headstart.tasks.reading.source import ReadTask, Source, cluster_of, digest_files, make_task, require_cluster_pattern
 from headstart.tasks.reading.spool import Spool
 from headstart.tasks.spec import SourceSpec
@@ -47,7 +47,7 @@ def read_dataset(spec: SourceSpec, report: Report) -> Source:
     def read(report: Report) -> Iterator[ReadTask]:
         # faults were found when the rows were spooled, and are told to everyone who reads them
         for fault in index["faults"]:
-            report(Problem(fault["text"], Place(fault["file"], fault["row"], "row"), fault["column"]))
+            report(Problem(fault["text"], Place(fault["file"], fault["row"], "row"), fault["column"], fault["level"]))
         for name, cluster in index["tasks"].items():
             place = Place(spec.path, None, "row")
             pairs = list(_pairs(folder / index["files"][name], spec.path))
@@ -98,7 +98,7 @@ def _parted(
             pairs = pairs_of(row, shape, place, spec.turns, spec.instruction)
             _require_cluster(row, task, spec, clusters, place)
         except DataError as error:
-            faults.append(error.problem.at(place))
+            faults.append(of_others(error.problem.at(place)))
             continue
         for pair in pairs:
             spool.add(task, {"instruction": pair.instruction, **_plain(pair.example), "row": number})

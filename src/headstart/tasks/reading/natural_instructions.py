@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from headstart.tasks.problems import DataError, Place, Problem, Report, problem_of
-from headstart.tasks.reading.shapes import Pair, text_of
+from headstart.tasks.reading.shapes import EMPTY_ANSWER, Pair, of_others, text_of
 from headstart.tasks.reading.source import ReadTask, Source, digest_files, in_drawn_order, make_task
 from headstart.tasks.reading.tables import kind, read_json
 from headstart.tasks.reading.text import listing, read_lines
@@ -114,11 +114,11 @@ def _rows(content: Mapping[str, Any], key: str, place: Place, report: Report) ->
             if not isinstance(row, dict):
                 raise DataError(Problem(f"is {kind(row)}; a row is a JSON object with `input` and `output`", where))
             outputs = row.get("output")
-            answer = outputs[0] if isinstance(outputs, list) and outputs else outputs
+            answer = next(iter(outputs), "") if isinstance(outputs, list) else outputs
             text, answer = text_of(row, "input", where), text_of({**row, "output": answer}, "output", where)
             if not answer.strip():
-                raise DataError(Problem("is empty; every row needs an answer to train on", where, "output"))
+                raise DataError(Problem(EMPTY_ANSWER, where, "output"))
         except DataError as error:
-            report(error.problem)
+            report(of_others(error.problem))
             continue
         yield Pair("", Example(text, answer), where)

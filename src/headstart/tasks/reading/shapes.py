@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from string import Formatter
 from typing import Any, Literal, NamedTuple, cast
 
@@ -21,6 +21,7 @@ SPEAKERS: dict[str, Literal["system", "user", "assistant"]] = {
     "assistant": "assistant",
     "gpt": "assistant",
 }
+EMPTY_ANSWER = "is empty; every row needs an answer to train on"
 MISSING_LABELS = {"nan", "NaN", "NAN", "null", "NULL", "<NA>"}
 """What tools write where a value is missing, and nobody calls a class; `none` is a class of some data."""
 
@@ -40,6 +41,11 @@ class Shape:
 
     def __str__(self) -> str:
         return f"{self.name} ({', '.join(f'{role} from `{column}`' for role, column in self.columns.items())})"
+
+
+def of_others(problem: Problem) -> Problem:
+    """A problem in data that others have published: a row of it without an answer is left out, and stops nobody."""
+    return replace(problem, text="is empty; the row is left out", level="warning") if problem.text == EMPTY_ANSWER else problem
 
 
 def read_columns(text: str | None) -> dict[str, str]:
@@ -254,7 +260,7 @@ def _of_row(row: Row, shape: Shape, place: Place) -> Pair:
     text = text_of(row, columns["input"], place, default=empty)
     answer = _label(row, columns["label"], place) if "label" in columns else text_of(row, columns["output"], place)
     if not answer.strip():
-        raise DataError(Problem("is empty; every row needs an answer to train on", place, columns.get("label") or columns["output"]))
+        raise DataError(Problem(EMPTY_ANSWER, place, columns.get("label") or columns["output"]))
     return Pair(instruction, Example(text, answer), place)
 
 

@@ -128,10 +128,11 @@ def one_instruction(pairs: Sequence[Pair]) -> tuple[str, Sequence[Pair]]:
     """The instruction of rows that all have the same; else none, and every row's own in front of its input, which renders to the same."""
     if len({pair.instruction for pair in pairs}) <= 1:
         return (pairs[0].instruction if pairs else ""), pairs
-    return "", [pair._replace(instruction="", example=_with_instruction(pair)) for pair in pairs]
+    return "", [pair._replace(instruction="", example=with_instruction(pair)) for pair in pairs]
 
 
-def _with_instruction(pair: Pair) -> Example:
+def with_instruction(pair: Pair) -> Example:
+    """An example with its instruction in front of its input."""
     return replace(pair.example, input=user_turn(pair.instruction, pair.example.input))
 
 
