@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from headstart.adapting.data import Reading
     from headstart.adapting.run import adapt_files
     from headstart.adapting.settings import Settings
+    from headstart.checking.check import check
     from headstart.errors import HeadstartError
     from headstart.evaluation.run import evaluate
     from headstart.generating import generate
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from headstart.scoring import Metrics
     from headstart.tasks.render import Renderer
     from headstart.tasks.sources import open_suite, read_task
+    from headstart.tasks.spec import SourceSpec
     from headstart.tasks.task import Example, Task, TaskSuite
     from headstart.training.run import meta_train
 
@@ -32,9 +34,11 @@ __all__ = [
     "Recipe",
     "Renderer",
     "Settings",
+    "SourceSpec",
     "Task",
     "TaskSuite",
     "adapt_files",
+    "check",
     "evaluate",
     "generate",
     "load_base",
@@ -51,6 +55,7 @@ _HOMES = {
     "adapting.data": ("Reading",),
     "adapting.run": ("adapt_files",),
     "adapting.settings": ("Settings",),
+    "checking.check": ("check",),
     "errors": ("HeadstartError",),
     "evaluation.run": ("evaluate",),
     "generating": ("generate",),
@@ -58,6 +63,7 @@ _HOMES = {
     "recipe": ("Recipe", "load_recipe"),
     "scoring": ("Metrics",),
     "tasks.render": ("Renderer",),
+    "tasks.spec": ("SourceSpec",),
     "tasks.sources": ("open_suite", "read_task"),
     "tasks.task": ("Example", "Task", "TaskSuite"),
     "training.run": ("meta_train",),

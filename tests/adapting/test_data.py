@@ -1,3 +1,5 @@
+import json
+
 import pytest
 
 from headstart.adapting.data import Reading, make_job, read_job
@@ -123,3 +125,68 @@ def test_folds_hold_every_row_out_once_and_train_on_the_others(count):
 def test_every_fold_trains_on_every_label_that_two_rows_have():
     rows = tuple(Example(f"{n}", str(n // 2)) for n in range(16))
     assert all({row.output for row in fold.train} == {row.output for row in rows} for fold in cross_folds(rows, seed=0))
+
+
+def chats(count, turns=3):
+    """Chats whose turns say which chat they are of."""
+    return [
+        [{"role": role, "content": f"{role} {chat}.{turn}"} for turn in range(turns) for role in ("user", "assistant")]
+        for chat in range(count)
+    ]
+
+
+@pytest.fixture
+def chat_file(tmp_path):
+    def write(talks, name="chats.jsonl"):
+        (tmp_path / name).write_text("".join(json.dumps({"messages": talk}) + "\n" for talk in talks))
+        return tmp_path / name
+
+    return write
+
+
+def chats_of(rows):
+    return {row.output.split()[1].split(".")[0] for row in rows}
+
+
+@pytest.mark.parametrize(("turns", "learned"), [("all", 3), ("last", 1)])
+def test_every_turn_of_a_chat_is_learned_or_the_last(read, chat_file, turns, learned):
+    job = read(chat_file(chats(5)), turns=turns)
+    assert len(job.rows) == 5 * learned
+    last = next(row for row in job.rows if row.output == "assistant 4.2")
+    assert last.input == "user 4.2"
+    assert [text for _, text in last.history] == ["user 4.0", "assistant 4.0", "user 4.1", "assistant 4.1"]
+    assert any("read as messages" in note for note in job.notes)
+
+
+def test_the_turns_of_a_conversation_are_never_parted(read, chat_file):
+    held = read(chat_file(chats(40)))
+    assert held.validation
+    assert not chats_of(held.rows) & chats_of(held.validation)
+    shots = read(chat_file(chats(10)), shots=7)
+    assert len(shots.rows) == 7
+    assert shots.test
+    assert not chats_of(shots.rows) & chats_of(shots.test)
+    for fold in cross_folds(read(chat_file(chats(9))).rows, seed=0):
+        assert not chats_of(fold.train) & chats_of(fold.held)
+        assert fold.held
+    apart = read(chat_file(chats(4)), eval_file=chat_file(chats(6), "eval.jsonl"))
+    assert chats_of(apart.test) == {"4", "5"}
+
+
+def test_instructions_of_their_own_go_in_front_of_inputs(read, tmp_path):
+    rows = [{"instruction": f"Do {n}.", "input": f"in {n}" if n else "", "output": f"out {n}"} for n in range(6)]
+    (tmp_path / "alpaca.json").write_text(json.dumps(rows))
+    job = read(tmp_path / "alpaca.json")
+    assert job.task.instruction == ""
+    assert [row.input for row in job.rows] == ["Do 0.", *(f"Do {n}.\nin {n}" for n in range(1, 6))]
+    assert any("instructions of their own" in note for note in job.notes)
+
+
+def test_columns_are_as_told(read, tmp_path):
+    (tmp_path / "table.csv").write_text("frage,antwort,art\n" + "".join(f"f {n},a {n},x\n" for n in range(5)))
+    job = read(tmp_path / "table.csv", columns={"input": "frage", "output": "antwort"}, instruction="Say {art}.")
+    assert job.name == "table"
+    assert job.task.instruction == "Say x."
+    assert job.rows[2] == Example("f 2", "a 2")
+    with pytest.raises(SuiteError, match=r"table\.csv.*columns found: frage, antwort, art.*--columns"):
+        read(tmp_path / "table.csv")

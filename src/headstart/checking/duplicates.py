@@ -78,7 +78,8 @@ class Twins:
         yield from self._told(exact, "the very prompt", "warning")
         long = np.flatnonzero(self._long)
         close = ((int(long[first]), int(long[second])) for first, second in near(np.concatenate(self._hashes)[long]))
-        apart = [pair for pair in close if splits[pair[0]] != splits[pair[1]] and pair not in set(exact)]
+        known = set(exact)
+        apart = [pair for pair in close if splits[pair[0]] != splits[pair[1]] and pair not in known]
         yield from self._told(apart, "nearly the input", "note")
 
     def _told(self, pairs: Sequence[tuple[int, int]], what: str, level: Level) -> Iterator[Problem]:
