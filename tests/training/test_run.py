@@ -15,7 +15,7 @@ from headstart.adapter.meta_adapter import MetaAdapter
 from headstart.model.base import load_base
 from headstart.model.learner import Learner, LoraSpec
 from headstart.model.targets import TargetError
-from headstart.recipe import load_recipe
+from headstart.recipe import load_recipe, parse_recipe
 from headstart.tasks.episodes import training_episode
 from headstart.tasks.reading.source import of_suite
 from headstart.training.errors import RunError
@@ -23,7 +23,9 @@ from headstart.training.loop import Trainer, add
 from headstart.training.outer import OuterOptimizer
 from headstart.training.run import meta_train
 
-RECIPES = sorted((Path(__file__).parents[2] / "recipes").rglob("*.yaml"))
+ALL_RECIPES = sorted((Path(__file__).parents[2] / "recipes").rglob("*.yaml"))
+# those for bases of the hub take their step in test_ready_recipes.py, on the architectures that they are for
+RECIPES = [path for path in ALL_RECIPES if load_recipe(path).base.source != "hub"]
 FOMAML = {"algorithm": "fomaml", "steps": 3, "inner": {"steps": 2, "learning_rate": 0.01}}
 REPTILE = {"algorithm": "reptile", "steps": 2, "inner": {"steps": 2, "learning_rate": 0.01, "learn_rates": False}}
 
@@ -64,6 +66,32 @@ def test_run_leaves_what_it_promises(tiny_recipe, quiet):
     assert [row["step"] for row in looks] == [0, 2, 4, 5]
     for row in looks:
         assert row["validation/gain"] == pytest.approx(row["validation/loss_0"] - row["validation/loss_adapted"])
+
+
+@pytest.mark.parametrize("sampler", ["cluster", "uniform", "size"])
+def test_the_log_names_the_tasks_that_the_sampler_drew(tiny_recipe, toy_suite, quiet, sampler):
+    recipe = tiny_recipe({"algorithm": "multitask", "steps": 4}, suite={"sampler": sampler, "sampler_alpha": 1.0, "layout": "packed"})
+    meta_train(recipe, quiet)
+    rows = [json.loads(line) for line in (recipe.run.output_dir / "metrics.jsonl").read_text().splitlines()]
+    drawn = [row["tasks"].split(", ") for row in rows if "tasks" in row]
+    wanted = (training_episode(toy_suite, seed=0, step=step, tasks=2, support=4, query=4, sampler=sampler, alpha=1.0) for step in range(4))
+    assert drawn == [[draw.task.name for draw in episode] for episode in wanted]
+
+
+def test_several_sources_are_one_suite(recipe_content, suite_folder, tmp_path, quiet):
+    rows = "".join(json.dumps({"prompt": f"p {n}", "completion": f"c {n}"}) + "\n" for n in range(20))
+    for name in ("one", "two", "three"):
+        (tmp_path / "files").mkdir(exist_ok=True)
+        (tmp_path / "files" / f"{name}.jsonl").write_text(rows)
+    content = recipe_content({"algorithm": "multitask", "steps": 2})
+    del content["suite"]["source"]
+    content["suite"]["sources"] = [{"path": str(suite_folder), "weight": 3}, {"path": str(tmp_path / "files"), "max_examples": 10}]
+    adapter = meta_train(parse_recipe(content), quiet)
+    splits = adapter.record["suite"]["splits"]
+    assert len([name for name in splits["meta_train"] if name.startswith("files/")]) == 1
+    assert {"suite/upper", "suite/title", "suite/reverse", "suite/sorted"} < set(splits["meta_train"])
+    assert adapter.record["user_turn"] == "{instruction}\n{input}"
+    assert adapter.record["chat_template_kwargs"] == {}
 
 
 def test_learned_rates_start_at_the_recipes_and_move(tiny_recipe, quiet):

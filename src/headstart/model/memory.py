@@ -38,8 +38,9 @@ class Footprint:
 
 def skeleton(spec: BaseSpec) -> Any:
     """The base's modules with their shapes and no memory, for looking at its layers before it is loaded."""
+    folder = base_folder(spec, weights=False)
     with naming(spec, "the model"), torch.device("meta"):
-        return AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(base_folder(spec, weights=False)), dtype=DTYPES[spec.dtype])
+        return AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder), dtype=DTYPES[spec.dtype])
 
 
 def footprint(spec: BaseSpec) -> Footprint:

@@ -1,0 +1,265 @@
+"""A look at a suite: its sizes, every problem in one pass, and a second look that reads nothing."""
+
+import json
+import shutil
+import statistics
+from collections import Counter
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from headstart.checking import suite as suite_module
+from headstart.checking.check import check
+from headstart.checking.suite import BARS, length_facts
+from headstart.tasks.prepare import prepare_suite
+from headstart.tasks.render import Renderer
+from headstart.tasks.spec import SourceSpec
+from headstart.tasks.task import SuiteError
+
+SPLITS = ("meta_train", "meta_validation", "meta_test")
+
+
+def rows(name, count=6, **more):
+    return [{"input": f"{name} asks {number}", "output": f"answer {number}", **more} for number in range(count)]
+
+
+def told(findings, level):
+    return [str(problem) for problem in findings.problems if problem.level == level]
+
+
+@given(st.dictionaries(st.integers(1, 3000), st.integers(1, 50), max_size=30), st.integers(1, 2500))
+def test_the_histogram_has_every_example_once(lengths, limit):
+    facts = length_facts(lengths, limit)
+    every = [length for length, count in lengths.items() for _ in range(count)]
+    edges, bars = facts["edges"], facts["examples"]
+    assert (len(edges), len(bars)) == (BARS + 1, BARS)
+    assert sum(bars) + facts["over"] == len(every)
+    assert bars == [sum(low < length <= high for length in every) for low, high in zip(edges, edges[1:], strict=False)]
+    assert edges == sorted(edges)
+    assert facts["over"] == sum(length > limit for length in every)
+    assert facts["median"] == (statistics.median_low(every) if every else 0)
+    assert (facts["longest"], facts["tokens"]) == (max(every, default=0), sum(every))
+
+
+def test_sizes_of_a_suite(look, toy_folder, toy_suite, tokenizer):
+    findings = look(toy_folder)
+    assert findings.problems == []
+    assert findings.facts["splits"] == {
+        "meta_train": {"tasks": 4, "clusters": 2, "examples": 96},
+        "meta_validation": {"tasks": 1, "clusters": 1, "examples": 24},
+        "meta_test": {"tasks": 1, "clusters": 1, "examples": 24},
+    }
+    assert findings.facts["licences"] == {"CC0-1.0": 6}
+    assert findings.facts["languages"] == {"English": 6}
+    assert findings.facts["suite"]["name"] == "toy"
+    renderer = Renderer(tokenizer)
+    # of a classification an example is as long as its longest label makes it
+    lengths = [
+        max(renderer.tokens(task.instruction, type(one)(one.input, label)) for label in task.labels or (one.output,))
+        for task in toy_suite.tasks.values()
+        for one in task.examples
+    ]
+    found = findings.facts["lengths"]
+    assert (found["median"], found["longest"], found["tokens"]) == (statistics.median_low(lengths), max(lengths), sum(lengths))
+    assert sum(found["examples"]) == len(lengths)
+
+
+def spoilt(write_suite):
+    """A suite with a fault in each of six files, what only warns in four more, and two good tasks."""
+    faulty = {
+        "no_json": rows("no_json"),
+        "no_output": [*rows("no_output"), {"input": "lonely"}],
+        "number": [*rows("number"), {"input": "how many", "output": 3}],
+        "empty": [*rows("empty"), {"input": "silence", "output": " "}],
+        "stray": [*({**row, "output": "yes"} for row in rows("stray", 3)), *({**row, "output": "no"} for row in rows("astray", 3))],
+        "half": [*rows("half"), {"input": "half \ud800", "output": "a pair"}],
+    }
+    good = {"plain": rows("plain"), "plainer": rows("plainer")}
+    bad = {
+        "unlicensed": rows("unlicensed"),
+        "constant": [{**row, "output": "same"} for row in rows("constant")],
+        "again": [*rows("again"), {"input": "again asks 2", "output": "another"}],
+        "shared": rows("shared"),
+    }
+    every = {**faulty, **good, **bad}
+    held = {"meta_validation": ["plainer"], "meta_test": ["shared"]}
+    splits = {"meta_train": [name for name in every if name not in ("plainer", "shared")], **held}
+    about = {"stray": {"labels": ["yes", "maybe"]}, "unlicensed": {"licence": ""}, "shared": {"cluster": "plain"}}
+    folder = write_suite(every, splits, **about)
+    with (folder / "no_json.jsonl").open("a") as file:
+        file.write('{"input": "cut\n')
+    return folder
+
+
+FAULTS = {
+    "no_json.jsonl, line 7": "not valid JSON",
+    "no_output.jsonl, line 7": "`output` is missing",
+    "number.jsonl, line 7": "`output` is a number, not text; put it in quotes",
+    "empty.jsonl, line 7": "`output` is empty",
+    "stray.jsonl, line 4": "`output` 'no' is not among the labels of 'stray': yes, maybe",
+    "half.jsonl, line 7": "`input` holds half of a surrogate pair",
+}
+WARNINGS = (
+    "1 of 12 tasks name no licence (unlicensed)",
+    "all 6 rows of 'constant' have the output 'same'",
+    "again.jsonl, line 7: the input of line 3 again with another output",
+    "the cluster 'plain' is in meta_test and meta_train, so that kind of task is not held out",
+)
+
+
+def test_every_kind_of_problem_is_told_in_one_pass(look, write_suite):
+    findings = look(spoilt(write_suite))
+    errors = told(findings, "error")
+    for where, what in FAULTS.items():
+        (one,) = (error for error in errors if where in error)
+        assert what in one
+    # rows four to six of the stray task are no label
+    assert len(errors) == len(FAULTS) + 2
+    warnings = told(findings, "warning")
+    for wanted in WARNINGS:
+        assert any(wanted in warning for warning in warnings), wanted
+    # what is left of a faulty task is counted too, and so are those without a fault
+    assert findings.facts["splits"]["meta_train"] == {"tasks": 10, "clusters": 10, "examples": 57}
+    assert findings.facts["splits"]["meta_test"] == {"tasks": 1, "clusters": 1, "examples": 6}
+
+
+def test_a_suite_with_errors_leaves_no_store_that_training_would_take(look, write_suite, own_stores, tokenizer):
+    folder = spoilt(write_suite)
+    before = set(own_stores.glob("*"))
+    assert look(folder).errors
+    assert set(own_stores.glob("[!.]*")) <= before
+    with pytest.raises(SuiteError, match=r"no_json\.jsonl, line 7"):
+        prepare_suite([SourceSpec(str(folder))], "instructed", Renderer(tokenizer), 2)
+
+
+def test_a_split_that_is_left_empty_is_an_error_of_its_own(look, write_suite):
+    folder = write_suite({"a": rows("a"), "b": [{"input": "x", "output": ""}]}, {"meta_train": ["a"], "meta_validation": ["b"]})
+    errors = told(look(folder), "error")
+    assert any("b.jsonl, line 1" in error for error in errors)
+    assert any("no task of 'meta_validation' is left" in error for error in errors)
+
+
+@pytest.mark.parametrize("target", ["gone", "gone/deeper", "empty"])
+def test_what_is_no_suite_is_told(look, tmp_path, target):
+    (tmp_path / "empty").mkdir()
+    findings = look(tmp_path / target)
+    assert findings.errors == 1
+    assert str(tmp_path / target) in told(findings, "error")[0]
+
+
+def test_long_examples_are_counted_and_noted(look, write_suite):
+    every = {"a": [*rows("a"), {"input": "long " * 200, "output": "x"}], "b": rows("b")}
+    findings = look(write_suite(every, {"meta_train": ["a"], "meta_validation": ["b"]}))
+    assert findings.errors == 0
+    assert findings.facts["lengths"]["over"] == 1
+    assert told(findings, "note") == ["a: 1 of 7 examples over 512 tokens left out"]
+
+
+@pytest.fixture
+def reading(monkeypatch):
+    """Counts the times that a suite was read."""
+    count, real = Counter(), suite_module._looked
+
+    def looked(*arguments):
+        count["read"] += 1
+        return real(*arguments)
+
+    monkeypatch.setattr(suite_module, "_looked", looked)
+    return count
+
+
+def test_a_second_look_reads_nothing_and_finds_the_same(look, write_suite, monkeypatch, own_cache):
+    folder = spoilt(write_suite)
+    first = look(folder)
+    assert len(list((own_cache / "checks").glob("*.json"))) == 1
+    monkeypatch.setattr("headstart.tasks.reading.folder.read_rows", lambda *_: pytest.fail("rows were read"))
+    monkeypatch.setattr("headstart.tasks.prepare.prepare", lambda *_: pytest.fail("the suite was prepared"))
+    second = look(folder)
+    assert second.as_json() == first.as_json()
+    assert list(map(str, second.problems)) == list(map(str, first.problems))
+
+
+def flip(path, at=-3):
+    content = bytearray(path.read_bytes())
+    content[at] ^= 1
+    path.write_bytes(content)
+
+
+def test_what_is_changed_is_looked_at_again(toy_folder, tiny_folder, tiny_spec, tmp_path, reading):
+    base = shutil.copytree(tiny_folder, tmp_path / "base")
+    spec = type(tiny_spec())(id="test/tiny", source=str(base))
+
+    def read(**options):
+        before = reading["read"]
+        check(toy_folder, base=spec, **options)
+        return reading["read"] - before
+
+    assert read() == 1
+    assert read() == 0
+    flip(toy_folder / "upper.jsonl")
+    assert (read(), read()) == (1, 0)
+    with (toy_folder / "splits.json").open("a") as file:
+        file.write("\n")
+    assert (read(), read()) == (1, 0)
+    assert (read(max_length=300), read(max_length=300)) == (1, 0)
+    template = base / "chat_template.jinja"
+    template.write_text(template.read_text().replace("Be brief", "Be short"))
+    assert (read(), read()) == (1, 0)
+
+
+def test_kept_findings_that_are_cut_off_are_made_again(look, toy_folder, own_cache, reading):
+    first = look(toy_folder)
+    (kept,) = (own_cache / "checks").glob("*.json")
+    for content in (kept.read_text()[:50], "[]", "{}", '{"problems": 3, "facts": {}}'):
+        kept.write_text(content)
+        assert look(toy_folder).as_json() == first.as_json()
+    assert reading["read"] == 5
+
+
+def test_a_cache_that_cannot_be_written_is_gone_without(look, toy_folder, own_cache, reading):
+    own_cache.write_text("a file where the cache should be")
+    assert look(toy_folder).errors == 0
+    assert look(toy_folder).errors == 0
+    assert reading["read"] == 2
+
+
+TEXTS = st.one_of(st.sampled_from(["", " ", "a", "b", "yes", "no", "A", "é😀", "\ud800", "x" * 300]), st.text(max_size=8))
+VALUES = st.one_of(TEXTS, st.none(), st.integers(), st.booleans(), st.just(float("nan")))
+ROWS = st.one_of(
+    st.fixed_dictionaries({"input": TEXTS, "output": st.sampled_from(["yes", "no", "maybe"])}),
+    st.fixed_dictionaries({"input": VALUES, "output": VALUES}),
+    st.fixed_dictionaries({"input": TEXTS}, optional={"instruction": TEXTS, "output": TEXTS}),
+    st.sampled_from([3, [], {}, "text"]),
+)
+LABELS = st.sampled_from([[], ["yes", "no"], ["yes", "no", "maybe"], ["yes", "yes"], [" yes", "no"], "yes"])
+TASKS = st.lists(
+    st.tuples(st.lists(ROWS, max_size=5), st.sampled_from([*SPLITS, None]), LABELS, st.sampled_from(["c", "d", None])),
+    min_size=1,
+    max_size=4,
+)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(TASKS, st.booleans())
+def test_check_finds_an_error_exactly_where_preparing_raises_one(tasks, extra, tmp_path_factory, tiny_spec, tokenizer):
+    folder = tmp_path_factory.mktemp("any")
+    entries, splits = [], {"meta_train": []}
+    for number, (lines, split, labels, cluster) in enumerate(tasks):
+        name = f"t{number}"
+        (folder / f"{name}.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+        entries.append({"name": name, "file": f"{name}.jsonl", "cluster": cluster, "labels": labels})
+        if split:
+            splits.setdefault(split, []).append(name)
+    if extra:
+        splits["meta_train"].append("t0" if len(tasks) % 2 else "unknown")
+    (folder / "tasks.json").write_text(json.dumps(entries))
+    (folder / "splits.json").write_text(json.dumps(splits))
+    findings = check(folder, base=tiny_spec(), max_length=200)
+    try:
+        prepare_suite([SourceSpec(str(folder))], "instructed", Renderer(tokenizer, 200), 2)
+    except SuiteError as error:
+        # what stops preparing is the first that is found
+        assert str(error) == told(findings, "error")[0]
+    else:
+        assert told(findings, "error") == []
