@@ -44,7 +44,8 @@ FLOATS = 4
 """Float32 numbers kept for each value of the adapter: itself, its meta-gradient, and AdamW's two moments."""
 VOCABULARY = 512
 """Of the measured layers: logits are counted apart."""
-MEASURED_TOKENS = 384
+MEASURED_TOKENS, TOGETHER = 384, 1024
+"""Tokens of a measured task at most, and of all that are computed together."""
 REPEATS, MOST_SECONDS = 5, 2.0
 """The fastest of so many counts, or of as many as fit into that time, as anything else on the machine only slows."""
 
@@ -71,7 +72,9 @@ class Layers:
         return round(tokens * (one + (layers - 1) * (two - one)))
 
 
-def measure_layers(config: Any, spec: BaseSpec, lora: LoraSpec, checkpointing: bool, examples: Sequence[Rendered]) -> Layers:
+def measure_layers(
+    config: Any, spec: BaseSpec, lora: LoraSpec, checkpointing: bool, examples: Sequence[Rendered], tasks: int = 1
+) -> Layers:
     """Compute a gradient over some examples, in one row where they can share it, with one layer and with two.
 
     Args:
@@ -80,14 +83,16 @@ def measure_layers(config: Any, spec: BaseSpec, lora: LoraSpec, checkpointing: b
         lora: rank, and targets as suffixes of layers' names.
         checkpointing: whether layers are computed again on the way back.
         examples: of one task.
+        tasks: how many such tasks are computed together, as far as they make some hundreds of tokens.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    kept, speed = list[float](), 0.0
+    kept, speed, task = list[float](), 0.0, [[one] for one in _few(examples)]
+    tasks = max(1, min(tasks, TOGETHER // sum(len(one.ids) for (one,) in task)))
     for layers in (1, 2):
         base = sketched(few_layers(config, layers), device, spec.quantization, spec.dtype)
-        rows = build_rows([[[one] for one in _few(examples)]], layout="packed" if base.packs else "padded").to(device)
+        rows = build_rows([task] * tasks, layout="packed" if base.packs else "padded").to(device)
         with Learner(base, lora, checkpointing) as learner:
-            phi = {name: tensor[None].requires_grad_() for name, tensor in learner.fresh_adapter().items()}
+            phi = {name: tensor.repeat(tasks, 1, 1).requires_grad_() for name, tensor in learner.fresh_adapter().items()}
             with SavedBytes([*base.model.parameters(), *base.model.buffers(), *phi.values()]) as saved:
                 _gradient(learner, phi, rows)
             kept.append(saved.peak / rows.tokens)

@@ -7,6 +7,7 @@ from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, cast
 
+import psutil
 import torch
 
 from headstart.algorithms.trail import state_bytes
@@ -86,7 +87,7 @@ def _phases(recipe: Recipe, spec: BaseSpec, suite: TaskSuite, renderer: Renderer
     with _as_note(findings, "memory and time cannot be estimated"):
         examples = suite.split("meta_train")[0].examples[: recipe.suite.support]
         rendered = renderer.render(suite.split("meta_train")[0].instruction, examples)
-        layers = measure_layers(model.config, spec, lora_of(recipe, model), recipe.run.gradient_checkpointing, rendered)
+        layers = measure_layers(model.config, spec, lora_of(recipe, model), recipe.run.gradient_checkpointing, rendered, together(recipe))
     batcher = _batcher(recipe, spec, renderer, model, layers)
     findings.facts["sampler"] = _sampler(recipe, suite)
     phases = []
@@ -120,7 +121,9 @@ def _batcher(recipe: Recipe, spec: BaseSpec, renderer: Renderer, model: Any, lay
 def _memory(recipe: Recipe, spec: BaseSpec, suite: TaskSuite, batcher: Batcher, model: Any, layers: Layers, findings: Findings) -> None:
     episodes = _episodes(recipe, recipe.phases[-1], suite, ESTIMATED_STEPS)
     batches = [batcher.batch(piece) for episode in episodes for piece in batcher.pieces(episode)]
-    parts = memory(recipe, spec, model, batches, layers)
+    # torch, transformers and all that they bring are in this process already
+    libraries = {} if torch.cuda.is_available() else {"Python and its libraries": psutil.Process().memory_info().rss}
+    parts = libraries | memory(recipe, spec, model, batches, layers)
     total, free = sum(parts.values()), free_memory()
     findings.facts["memory"] = {"parts": parts, "total": total, "free": free}
     if total > free:
@@ -190,10 +193,15 @@ def _tokens(recipe: Recipe, phase: Phase, suite: TaskSuite, renderer: Renderer, 
     return {layout: totals[layout] / SAMPLED_STEPS for layout in layouts}
 
 
+def together(recipe: Recipe) -> int:
+    """How many tasks may be computed together."""
+    section = recipe.suite
+    return section.tasks_per_step if section.task_micro_batch == "auto" else min(section.tasks_per_step, section.task_micro_batch)
+
+
 def _inner_states(recipe: Recipe, phase: MamlPhase, model: Any) -> dict[str, Any]:
     """The most bytes of inner states that are held at once, in float32, of as many tasks as may be computed together."""
-    section, rule, shapes = recipe.suite, adaptation(phase.inner), adapter_shapes(recipe, model)
-    tasks = section.tasks_per_step if section.task_micro_batch == "auto" else min(section.tasks_per_step, section.task_micro_batch)
+    rule, shapes, tasks = adaptation(phase.inner), adapter_shapes(recipe, model), together(recipe)
     adapting = {name: shapes[name] for name in rule.adapting(shapes)}
     taken = state_bytes(adapting, tasks, phase.inner.steps, rule.build(), phase.inner_state)
     return {"kept": phase.inner_state, "device": taken.device, "host": taken.host, "tasks": tasks}
