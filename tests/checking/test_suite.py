@@ -9,7 +9,7 @@ from contextlib import nullcontext
 from itertools import pairwise
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
 from headstart.checking import suite as suite_module
@@ -19,8 +19,6 @@ from headstart.tasks.prepare import prepare_suite
 from headstart.tasks.render import Renderer
 from headstart.tasks.spec import SourceSpec
 from headstart.tasks.task import SuiteError
-
-SPLITS = ("meta_train", "meta_validation", "meta_test")
 
 
 def rows(name, count=6, **more):
@@ -236,29 +234,34 @@ ROWS = st.one_of(
     st.sampled_from([3, [], {}, "text"]),
 )
 LABELS = st.sampled_from([[], ["yes", "no"], ["yes", "no", "maybe"], ["yes", "yes"], [" yes", "no"], "yes"])
-TASKS = st.lists(
-    st.tuples(st.lists(ROWS, max_size=5), st.sampled_from([*SPLITS, None]), LABELS, st.sampled_from(["c", "d", None])),
-    min_size=1,
-    max_size=4,
-)
+ANY = st.tuples(st.lists(ROWS, max_size=5), LABELS, st.sampled_from(["c", "d", None]))
+GOOD = st.tuples(st.integers(2, 5).map(lambda count: rows("it", count)), st.just([]), st.sampled_from(["c", "d"]))
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(tasks=TASKS, extra=st.booleans())
-def test_check_finds_an_error_exactly_where_preparing_raises_one(tasks, extra, tmp_path_factory, tiny_spec, tokenizer):
-    folder = tmp_path_factory.mktemp("any")
-    entries, splits = [], {"meta_train": []}
-    for number, (lines, split, labels, cluster) in enumerate(tasks):
-        name = f"t{number}"
-        (folder / f"{name}.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
-        entries.append({"name": name, "file": f"{name}.jsonl", "cluster": cluster, "labels": labels})
-        if split:
-            splits.setdefault(split, []).append(name)
-    if extra:
-        splits["meta_train"].append("t0" if len(tasks) % 2 else "unknown")
+def suites(task, more):
+    """Tasks by split, and what else the last split names: a task that there is not, or one that may be held out already."""
+    tasks = st.lists(task, min_size=1, max_size=2)
+    return st.tuples(st.fixed_dictionaries({"meta_train": tasks}, optional={"meta_validation": tasks, "meta_test": tasks}), more)
+
+
+FAULTLESS, ANY_SUITE = suites(GOOD, st.none()), suites(st.one_of(GOOD, ANY), st.sampled_from([None, "unknown", "t0"]))
+
+
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(drawn=st.one_of(FAULTLESS, ANY_SUITE))
+def test_check_finds_an_error_exactly_where_preparing_raises_one(drawn, tmp_path_factory, tiny_spec, tokenizer):
+    suite, more = drawn
+    folder, entries, splits = tmp_path_factory.mktemp("any"), [], {}
+    for split, tasks in suite.items():
+        splits[split] = [f"t{number}" for number in range(len(entries), len(entries) + len(tasks))]
+        for name, (lines, labels, cluster) in zip(splits[split], tasks, strict=True):
+            (folder / f"{name}.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+            entries.append({"name": name, "file": f"{name}.jsonl", "cluster": cluster, "labels": labels})
+    splits[next(reversed(splits))] += [more] if more else []
     (folder / "tasks.json").write_text(json.dumps(entries))
     (folder / "splits.json").write_text(json.dumps(splits))
     errors = told(check(folder, base=tiny_spec(), max_length=200), "error")
+    event("errors" if errors else "none")
     # what stops preparing is the first that is found
     with pytest.raises(SuiteError, match=f"^{re.escape(errors[0])}$") if errors else nullcontext():
         prepare_suite([SourceSpec(str(folder))], "instructed", Renderer(tokenizer, 200), 2)

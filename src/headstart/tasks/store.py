@@ -45,8 +45,8 @@ def stores_folder() -> Path:
 class StoredExamples(Sequence[Example]):
     """A task's examples in a store, or some of them; each is made when it is asked for."""
 
-    def __init__(self, path: Path, batch: int, by: str, chosen: NDArray[np.int64]) -> None:
-        self._path, self._batch, self._by, self._chosen = path, batch, by, chosen
+    def __init__(self, batches: Any, batch: int, by: str, chosen: NDArray[np.int64]) -> None:
+        self._batches, self._batch, self._by, self._chosen = batches, batch, by, chosen
 
     def __len__(self) -> int:
         return len(self._chosen)
@@ -75,20 +75,16 @@ class StoredExamples(Sequence[Example]):
         return self._of(self._chosen[self.lengths <= max_length])
 
     def _of(self, chosen: NDArray[np.int64]) -> "StoredExamples":
-        return StoredExamples(self._path, self._batch, self._by, chosen)
+        return StoredExamples(self._batches, self._batch, self._by, chosen)
 
     def _rows(self) -> pa.RecordBatch:
         """The task's record batch; mapped, not read."""
-        return pa.ipc.open_file(_mapped(self._path)).get_batch(self._batch)
+        return self._batches.get_batch(self._batch)
 
     def _made(self, rows: pa.RecordBatch, row: int) -> Example:
         text, output, history, ids, answer = (rows.column(name)[row].as_py() for name in ("input", "output", "history", "ids", "answer"))
         turns = tuple((role, said) for role, said in json.loads(history)) if history else ()
         return Example(text, output, turns, Tokens(self._by, tuple(ids), answer))
-
-
-def _mapped(path: Path) -> pa.MemoryMappedFile:
-    return pa.memory_map(str(path))
 
 
 @dataclass(frozen=True)
@@ -150,14 +146,16 @@ def read_store(folder: Path) -> tuple[TaskSuite, list[str]]:
     # a store of somebody else's is used as well
     with suppress(OSError):
         os.utime(folder)
-    tasks = {entry["name"]: _task(folder, number, entry) for number, entry in enumerate(index["tasks"])}
+    # open from here on, so that a store which someone removes meanwhile stays until the suite is gone
+    batches = pa.ipc.open_file(pa.memory_map(str(folder / EXAMPLES)))
+    tasks = {entry["name"]: _task(batches, number, entry) for number, entry in enumerate(index["tasks"])}
     splits = {split: tuple(names) for split, names in index["splits"].items()}
     origins = {entry["name"]: entry["origin"] for entry in index["tasks"]}
     return TaskSuite(index["name"], tasks, splits, index["revision"], origins, index["shares"]), index["notes"]
 
 
-def _task(folder: Path, number: int, entry: Mapping[str, Any]) -> Task:
-    examples = StoredExamples(folder / EXAMPLES, number, entry["by"], np.arange(entry["examples"]))
+def _task(batches: Any, number: int, entry: Mapping[str, Any]) -> Task:
+    examples = StoredExamples(batches, number, entry["by"], np.arange(entry["examples"]))
     about = {key: entry[key] for key in ("name", "instruction", "cluster", "dataset", "language", "licence")}
     return Task(**about, labels=tuple(entry["labels"]), examples=examples)
 
