@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from headstart.adapter.meta_adapter import MetaAdapter
 from headstart.algorithms.rules import Adam
 from headstart.algorithms.trail import state_bytes
-from headstart.cli import ARMS, MISTAKE, SPLITS, STOPPED, app, main
+from headstart.cli import ARMS, FOUND, MISTAKE, SPLITS, STOPPED, app, main
 from headstart.evaluation import arms
 from headstart.model.learner import Learner, LoraSpec
 from headstart.recipe import Recipe
@@ -156,10 +156,11 @@ def mistakes(run_folder, tiny_folder, data, tmp_path):
     other = other_weights(tiny_folder, tmp_path / "other")
     return {
         "unknown recipe": (["meta-train", "nope"], "no recipe file 'nope', and none is shipped under that name; shipped: "),
-        "unknown key": (["check", "quickstart", "suite.suport=3"], "suite.suport: unknown key; did you mean suite.support?"),
-        "another tool's key": (["check", "quickstart", "lora_r=3"], "lora_r: unknown key; here it is adapter.r"),
-        "number as text": (["check", "quickstart", "outer.learning_rate='3e-4'"], "write it without quotes: 3e-4"),
-        "no such base": (["check", "quickstart", f"base.source={tmp_path / 'gone'}"], "there is no folder"),
+        "unknown key": (["meta-train", "quickstart", "suite.suport=3"], "suite.suport: unknown key; did you mean suite.support?"),
+        "another tool's key": (["meta-train", "quickstart", "lora_r=3"], "lora_r: unknown key; here it is adapter.r"),
+        "number as text": (["meta-train", "quickstart", "outer.learning_rate='3e-4'"], "write it without quotes: 3e-4"),
+        "no such base": (["meta-train", "quickstart", f"base.source={tmp_path / 'gone'}", tiny[2]], "there is no folder"),
+        "overrides for a suite": (["check", "builtin", "suite.support=3"], "'suite.support=3' changes a recipe, and 'builtin' is none"),
         "no such target": (["meta-train", "quickstart", *tiny, "adapter.target_modules=[query]"], "'query' matches nothing in this base"),
         "too few rows": (["meta-train", "quickstart", *tiny, "suite.support=9999"], "lower suite.support and suite.query"),
         "weights cut off": (["evaluate", spoilt], "adapter_model.safetensors: cut off"),
@@ -182,13 +183,30 @@ def mistakes(run_folder, tiny_folder, data, tmp_path):
 
 
 def test_mistakes_give_a_message_and_a_code_but_no_traceback(here, run_folder, tiny_folder, data, tmp_path):
-    done = headstart("check", "nope")
+    done = headstart("meta-train", "nope")
     assert (done.returncode, done.stdout) == (MISTAKE, "")
     assert "Traceback" not in done.stderr
     for name, (arguments, words) in mistakes(run_folder, tiny_folder, data, tmp_path).items():
         done = here(*arguments)
         assert done.returncode == MISTAKE, (name, done.stderr)
         assert words in done.stderr, name
+
+
+def test_check_tells_mistakes_in_what_it_looks_at_and_has_a_code_for_them(here, data, tmp_path):
+    """All on stdout, since finding them is what it is for."""
+    with data.open("a") as rows:
+        rows.write('{"input": "a"}\n')
+    found = {
+        "unknown key": (["quickstart", "suite.suport=3"], "suite.suport: unknown key; did you mean suite.support?"),
+        "number as text": (["quickstart", "outer.learning_rate='3e-4'"], "write it without quotes: 3e-4"),
+        "no such base": (["quickstart", f"base.source={tmp_path / 'gone'}"], "there is no folder"),
+        "no such suite": ([tmp_path / "gone"], "there is no suite"),
+        "faulty row": ([data, "--base", "test/tiny", "--base-source", tmp_path / "gone"], "line 13: `output` is missing"),
+    }
+    for name, (arguments, words) in found.items():
+        done = here("check", *arguments)
+        assert (done.returncode, done.stderr) == (FOUND, ""), name
+        assert any(line.startswith("error: ") and words in line for line in done.stdout.splitlines()), name
 
 
 def test_schema_is_the_recipes():
@@ -202,18 +220,23 @@ def test_env_names_versions():
     assert "bundled base: " in printed
 
 
-def test_check_shows_tokens_and_marks_what_is_trained(tiny_folder):
-    base = [f"base.source={tiny_folder}", "base.id=test/tiny"]
-    printed = CliRunner().invoke(app, ["check", "quickstart", *base]).stdout
-    assert "123 tasks in 24 clusters" in printed
-    assert "tokens an episode packed" in printed
-    marked = printed[printed.index("[[") + 2 : printed.index("]]")]
-    assert marked.endswith("<|im_end|>")
-    assert "assistant" not in marked
+def test_check_tells_sizes_and_shows_what_is_trained(tiny_folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    base = [f"base.source={tiny_folder}", "base.id=test/tiny", f"run.output_dir={tmp_path / 'run'}"]
+    printed = CliRunner().invoke(app, ["check", "quickstart", *base, "--preview"]).stdout
+    sizes = next(line.split() for line in printed.splitlines() if line.startswith("meta_train "))
+    assert sizes[1:3] == ["123", "24"]
+    assert "tokens an episode, packed" in printed
+    trained = [line for line in printed.splitlines() if line.startswith("trained ")]
+    assert all(line.rstrip().endswith("<|im_end|>") for line in trained)
+    assert len(trained) > 2
+    assert not any("assistant" in line for line in trained)
+    assert printed.splitlines()[-1] == "quickstart: nothing wrong"
 
 
-def test_check_counts_inner_states(tiny_folder, dense_base):
+def test_check_counts_inner_states(tiny_folder, dense_base, tmp_path, monkeypatch):
     """Those of the tasks that are computed together; the other phases have none."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     overrides = [f"base.source={tiny_folder}", "base.id=test/tiny", "phases.1.algorithm=maml", "phases.1.inner_state=offload"]
     overrides += ["phases.1.inner.steps=5", "suite.task_micro_batch=2", "suite.support=2", "suite.query=2"]
     printed = CliRunner().invoke(app, ["check", "quickstart", *overrides]).stdout

@@ -100,7 +100,7 @@ def test_rows_over_the_limit_are_counted_and_the_first_is_named(look, write):
     findings = look(write(pair(0), pair(1), long, pair(2), {**long, "output": "y", "input": "longer " * 40}), max_length=150)
     (problem,) = findings.problems
     assert (problem.level, problem.place.row) == ("error", 3)
-    assert problem.text.startswith("2 of 5 rows take more than 150 tokens, this one first")
+    assert problem.text.startswith("2 of 5 rows take more than 150 tokens with their answer, this one first")
     assert findings.facts["lengths"]["over"] == 2
 
 
@@ -194,7 +194,7 @@ def test_a_file_without_permission_is_told(look, write):
 
 def test_of_a_classification_a_row_is_as_long_as_its_longest_label_makes_it(look, write):
     """As adapting ranks every label."""
-    path = write(*(pair(number, output=("no", "yes " * 30)[number % 2]) for number in NUMBERS))
+    path = write(*(pair(number, output=("no", "yes " * 10)[number % 2]) for number in NUMBERS))
     lengths = look(path, max_length=2000).facts["lengths"]
     assert lengths["median"] == lengths["longest"]
     (error,) = told(look(path, max_length=lengths["longest"] - 1))

@@ -10,9 +10,12 @@ from headstart.checking.findings import Findings, Kind
 from headstart.checking.suite import Look, look_at_suite
 from headstart.errors import HeadstartError
 from headstart.files import write_atomically
+from headstart.recipe import Recipe, RecipeError, load_recipe
 from headstart.shipped import shipped_recipes
+from headstart.tasks.problems import Place, Problem
 from headstart.tasks.reading.shapes import Turns
 from headstart.tasks.reading.tables import is_table
+from headstart.tasks.reading.text import why_not
 from headstart.tasks.spec import SourceSpec
 
 if TYPE_CHECKING:
@@ -87,7 +90,10 @@ def kind_of(target: str) -> Kind:
 def _found(
     target: str, overrides: Sequence[str], base: BaseSpec, max_length: int, columns: Mapping[str, str] | None, turns: Turns, drawn: int
 ) -> "tuple[Findings, list[Preview]]":
-    kind = kind_of(target)
+    try:
+        kind = kind_of(target)
+    except OSError as error:
+        return Findings(target, "file", [Problem(why_not(error), Place(target))]), []
     if overrides and kind != "recipe":
         raise CheckError(f"{overrides[0]!r} changes a recipe, and {target!r} is none; a recipe is a .yaml file or a shipped one's name")
     findings = Findings(target, kind)
@@ -97,14 +103,16 @@ def _found(
         return findings, _file(findings, base, max_length, columns, turns, drawn)
     look = Look((SourceSpec(target),), base, max_length=max_length)
     look_at_suite(look, findings)
+    if findings.errors and not Path(target).exists():
+        findings.add(Problem(f"recipes that are shipped: {', '.join(shipped_recipes())}", level="note"))
     return findings, _suite(look, drawn) if drawn and not findings.errors else []
 
 
 def _recipe(findings: Findings, overrides: Sequence[str], drawn: int) -> "list[Preview]":
-    from headstart.recipe import load_recipe
-
+    recipe = _loaded(findings, overrides)
+    if recipe is None:
+        return []
     with findings.noting():
-        recipe = load_recipe(findings.target, overrides)
         # torch and transformers take seconds
         from headstart.checking.recipe import look_at_recipe
 
@@ -116,6 +124,26 @@ def _recipe(findings: Findings, overrides: Sequence[str], drawn: int) -> "list[P
             suite, renderer = found
             return [make_preview(task, renderer) for task in spread(suite.split("meta_train"), drawn)]
     return []
+
+
+def _loaded(findings: Findings, overrides: Sequence[str]) -> Recipe | None:
+    """The recipe, or None where it cannot be read."""
+    try:
+        return load_recipe(findings.target, overrides)
+    except RecipeError as error:
+        for problem in _faults(str(error)):
+            findings.add(problem)
+    except OSError as error:
+        findings.add(Problem(why_not(error), Place(findings.target)))
+    return None
+
+
+def _faults(told: str) -> list[Problem]:
+    """The problems that a recipe's error tells, a line each behind the file's name, or all in one."""
+    first, *lines = told.split("\n")
+    if not lines or not all(line.startswith("  ") for line in lines):
+        return [Problem(told)]
+    return [Problem(line.strip(), Place(first.removesuffix(":"))) for line in lines]
 
 
 def _suite(look: Look, drawn: int) -> "list[Preview]":

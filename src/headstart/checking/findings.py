@@ -28,6 +28,10 @@ class Findings:
     kind: Kind
     problems: list[Problem] = field(default_factory=list)
     facts: dict[str, Any] = field(default_factory=dict)
+    _known: set[Problem] = field(default_factory=set, repr=False)
+
+    def __post_init__(self) -> None:
+        self._known.update(self.problems)
 
     @property
     def errors(self) -> int:
@@ -43,7 +47,8 @@ class Findings:
 
     def add(self, problem: Problem) -> None:
         """Take a problem, unless it is known."""
-        if problem not in self.problems:
+        if problem not in self._known:
+            self._known.add(problem)
             self.problems.append(problem)
 
     @contextmanager
@@ -55,12 +60,23 @@ class Findings:
             self.add(problem_of(error))
 
     def as_json(self) -> dict[str, Any]:
-        """All of it under names."""
-        return {
-            "schema_version": SCHEMA_VERSION,
-            "target": self.target,
-            "kind": self.kind,
-            "errors": self.errors,
-            "problems": [problem.as_json() for problem in self.problems],
-            "facts": self.facts,
-        }
+        """All of it under names; text that is no Unicode, as a broken file or its name may have, is escaped."""
+        content: dict[str, Any] = _encodable(
+            {
+                "schema_version": SCHEMA_VERSION,
+                "target": self.target,
+                "kind": self.kind,
+                "errors": self.errors,
+                "problems": [problem.as_json() for problem in self.problems],
+                "facts": self.facts,
+            }
+        )
+        return content
+
+
+def _encodable(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode()
+    if isinstance(value, list):
+        return [_encodable(each) for each in value]
+    return {_encodable(name): _encodable(each) for name, each in value.items()} if isinstance(value, dict) else value

@@ -124,7 +124,8 @@ def _memory(recipe: Recipe, spec: BaseSpec, suite: TaskSuite, batcher: Batcher, 
     # torch, transformers and all that they bring are in this process already
     libraries = {} if torch.cuda.is_available() else {"Python and its libraries": psutil.Process().memory_info().rss}
     parts = libraries | memory(recipe, spec, model, batches, layers)
-    total, free = sum(parts.values()), free_memory()
+    # and will be gone with it
+    total, free = sum(parts.values()), free_memory() + sum(libraries.values())
     findings.facts["memory"] = {"parts": parts, "total": total, "free": free}
     if total > free:
         findings.add(

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from itertools import pairwise
+from textwrap import fill
 from typing import Any
 
 from rich.console import Console
@@ -23,19 +24,27 @@ def print_findings(findings: Findings, console: Console) -> None:
     """Print what was found."""
     facts = findings.facts
     for line in _lines(findings):
-        say(console, line)
+        _wrapped(line, console)
     if "splits" in facts:
         console.print(_splits(facts["splits"]))
     if "lengths" in facts:
         _histogram(facts["lengths"], console)
     if "phases" in facts:
         console.print(_phases(facts["phases"]))
+        for line in _inner_states(facts["phases"]):
+            _wrapped(line, console)
     if "memory" in facts:
         console.print(_memory(facts["memory"]))
     if "time" in facts:
         time = facts["time"]
-        say(console, f"about {duration(time['seconds'])} of training on this machine ({time['device']}), looks at validation not counted")
+        line = f"about {duration(time['seconds'])} of training on this machine ({time['device']}), looks at validation not counted"
+        _wrapped(line, console)
     _problems(findings, console)
+
+
+def _wrapped(line: str, console: Console) -> None:
+    """Print a line, broken between words where the terminal is too narrow; never within one, which may be a path."""
+    say(console, fill(_plain(line), console.width, break_long_words=False, break_on_hyphens=False))
 
 
 def _lines(findings: Findings) -> Iterator[str]:
@@ -57,10 +66,14 @@ def _lines(findings: Findings) -> Iterator[str]:
         yield f"tasks are drawn by {sampler['sampler']}: {often['task']} {often['share']:.2%}, {seldom['task']} {seldom['share']:.2%}"
     if "rows" in facts:
         rows = facts["rows"]
-        yield f"{findings.target}: {rows['examples']} examples, read as {rows['read_as']}"
-        yield f"instruction: {rows['instruction'] or '(none)'}"
+        yield f"{findings.target}: {rows['examples']:,} examples, read as {rows['read_as']}"
+        yield f"instruction: {_begun(rows['instruction']) or '(none)'}"
         if rows["labels"]:
-            yield f"labels noticed: {', '.join(rows['labels'])}"
+            yield f"labels noticed: {', '.join(map(_begun, rows['labels']))}"
+
+
+def _begun(text: str, most: int = 60) -> str:
+    return text if len(text) <= most else f"{text[: most - 3]}..."
 
 
 def _counted(counts: Mapping[str, int], most: int = 6) -> str:
@@ -107,14 +120,19 @@ def _phases(phases: list[Mapping[str, Any]]) -> Table:
             str(phase["steps"]),
             f"{tokens['packed']:,.0f}",
             padded,
-            f"{phase['operations'] / 1e12:.2f}",
+            f"{phase['operations'] / 1e12:.3g}",
             when,
         )
+    return table
+
+
+def _inner_states(phases: list[Mapping[str, Any]]) -> Iterator[str]:
+    for number, phase in enumerate(phases):
         if "inner_states" in phase:
             states = phase["inner_states"]
-            away = f", {in_words(states['host'])} in the host's memory" if states["host"] else ""
-            table.add_row(f"  inner states ({states['kept']}): up to {in_words(states['device'])}{away}, {states['tasks']} tasks together")
-    return table
+            away = f" and {in_words(states['host'])} in the host's memory" if states["host"] else ""
+            held = f"up to {in_words(states['device'])} on the device{away}, {states['tasks']} tasks computed together"
+            yield f"phase {number}, inner states ({states['kept']}): {held}"
 
 
 def _memory(memory: Mapping[str, Any]) -> Table:
@@ -134,11 +152,16 @@ def _problems(findings: Findings, console: Console) -> None:
         if len(found) > SHOWN[level]:
             say(console, f"... and {len(found) - SHOWN[level]} more {level}s; --json lists all")
     style = "bold red" if findings.errors else "bold green"
-    console.print(Text(f"{findings.target}: {findings.verdict}", style=style), soft_wrap=True, highlight=False)
+    console.print(Text(_plain(f"{findings.target}: {findings.verdict}"), style=style), soft_wrap=True, highlight=False)
 
 
 def _told(problem: Problem) -> Text:
-    return Text(f"{problem.level}: ", style=STYLES[problem.level]).append(str(problem), style="default")
+    return Text(f"{problem.level}: ", style=STYLES[problem.level]).append(_plain(str(problem)), style="default")
+
+
+def _plain(text: str) -> str:
+    """A text in one line, without what would move a terminal's cursor or change its colours."""
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
 
 
 def in_words(count: int) -> str:

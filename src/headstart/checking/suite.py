@@ -49,13 +49,19 @@ class Look:
 
 def look_at_suite(look: Look, findings: Findings) -> None:
     """Add what is wrong with a suite, and its sizes, to findings."""
+    opening, sources = Findings("", "suite"), list[tuple[SourceSpec, Source]]()
+    for spec in look.specs:
+        with opening.noting():
+            sources.append((spec, open_source(spec, opening.add)))
+    if len(sources) < len(look.specs):
+        for problem in opening.problems:
+            findings.add(problem)
+        return
     with findings.noting():
-        opening: list[Problem] = []
-        sources = [(spec, open_source(spec, opening.append)) for spec in look.specs]
         kept = cache_folder() / "checks" / f"{_key(look, sources)}.json"
-        found = _known(kept) or _looked(look, sources, opening)
-        for problem in found["problems"]:
-            findings.add(_problem(problem))
+        found = _known(kept) or _looked(look, sources, opening.problems)
+        for told in found["problems"]:
+            findings.add(_problem(told))
         findings.facts |= found["facts"]
         # a check that cannot be kept is made again
         with suppress(WriteError):
@@ -105,14 +111,17 @@ def _looked(look: Look, sources: Sequence[tuple[SourceSpec, Source]], opening: S
         renderer = Renderer(load_tokenizer(look.base), look.max_length, look.base.chat_template_kwargs)
         plan = Plan.made(sources, look.regime, renderer, look.seed)
         sizes = _Sizes(look)
-        suite, notes = read_store(prepare(plan, renderer, findings.problems.append, sizes.add))
+        suite, notes = read_store(prepare(plan, renderer, findings.add, sizes.add))
         sizes.split_of |= {name: split for split, names in suite.splits.items() for name in names}
-        findings.problems += [*sizes.problems(), *(Problem(note, level="note") for note in [*renderer.notes, *notes])]
+        for problem in [*sizes.problems(), *(Problem(note, level="note") for note in [*renderer.notes, *notes])]:
+            findings.add(problem)
         findings.facts |= {"suite": {"name": suite.name, "revision": suite.revision, "regime": look.regime}, **sizes.facts()}
         with findings.noting():
             _, left = leave_out_long(suite, renderer, look.needed)
-            findings.problems += [Problem(note, level="note") for note in left]
-    return {"problems": [problem.as_json() for problem in findings.problems], "facts": findings.facts}
+            for note in left:
+                findings.add(Problem(note, level="note"))
+    told = findings.as_json()
+    return {"problems": told["problems"], "facts": told["facts"]}
 
 
 @dataclass
