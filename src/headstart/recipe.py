@@ -324,6 +324,8 @@ def load_recipe(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     path = recipe_path(source)
     try:
         content = read_yaml(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise RecipeError(f"{path}: cannot be read: {error.strerror or error}") from error
     except ValueError as error:
         raise RecipeError(f"{path}: not valid YAML: {error}") from error
     if not isinstance(content, dict):
@@ -379,7 +381,11 @@ def recipe_path(source: str | Path) -> Path:
         RecipeError: neither.
     """
     path = Path(source)
-    return path if path.is_file() else by_name(str(source), shipped_recipes(), "recipe file", RecipeError)
+    try:
+        there = path.is_file()
+    except OSError as error:
+        raise RecipeError(f"{path}: cannot be read: {error.strerror or error}") from error
+    return path if there else by_name(str(source), shipped_recipes(), "recipe file", RecipeError)
 
 
 def apply_override(content: dict[str, Any], text: str) -> None:

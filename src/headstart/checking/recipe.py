@@ -24,7 +24,7 @@ from headstart.model.memory import footprint, size, skeleton
 from headstart.model.row_costs import counted_costs
 from headstart.model.targets import suffixes
 from headstart.recipe import MamlPhase, Phase, Recipe
-from headstart.tasks.episodes import Episode, training_episode
+from headstart.tasks.episodes import Episode
 from headstart.tasks.planner import Planner
 from headstart.tasks.prepare import prepare_suite
 from headstart.tasks.problems import Problem
@@ -32,7 +32,7 @@ from headstart.tasks.render import Renderer
 from headstart.tasks.rows import Layout
 from headstart.tasks.samplers import task_weights
 from headstart.tasks.task import TaskSuite
-from headstart.training.loop import adaptation
+from headstart.training.loop import adaptation, episode_of
 from headstart.training.run import check_folder, require_sites
 
 SAMPLED_STEPS = 16
@@ -44,7 +44,9 @@ def look_at_recipe(recipe: Recipe, findings: Findings) -> tuple[TaskSuite, Rende
     spec, section = BaseSpec(**recipe.base.model_dump()), recipe.suite
     with findings.noting():
         check_folder(recipe.run.output_dir, resume=True)
-        require_writable(recipe.run.output_dir)
+        # in the nearest folder that is there, so that nothing is made
+        place = next(place for place in recipe.run.output_dir.absolute().parents if place.is_dir())
+        require_writable(place / "run")
     base = _base(recipe, spec, findings)
     needed = section.support + section.query
     look_at_suite(Look(section.specs, spec, section.regime, section.max_length, needed, recipe.seed), findings)
@@ -157,21 +159,7 @@ def _as_note(findings: Findings, told: str) -> Iterator[None]:
 
 
 def _episodes(recipe: Recipe, phase: Phase, suite: TaskSuite, steps: int) -> list[Episode]:
-    section = recipe.suite
-    return [
-        training_episode(
-            suite,
-            seed=recipe.seed,
-            step=step,
-            tasks=section.tasks_per_step,
-            support=section.support,
-            query=section.query,
-            minibatches=phase.minibatches,
-            sampler=section.sampler,
-            alpha=section.sampler_alpha,
-        )
-        for step in range(steps)
-    ]
+    return [episode_of(recipe, suite, phase, step) for step in range(steps)]
 
 
 def _sampler(recipe: Recipe, suite: TaskSuite) -> dict[str, Any]:

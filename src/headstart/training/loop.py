@@ -98,19 +98,24 @@ class Trainer:
 
     def episode(self, phase: Phase, step: int) -> Episode:
         """This rank's tasks and examples at a step."""
-        suite = self.recipe.suite
-        return training_episode(
-            self.suite,
-            seed=self.recipe.seed,
-            step=step,
-            rank=self.runtime.rank,
-            tasks=suite.tasks_per_step,
-            support=suite.support,
-            query=suite.query,
-            minibatches=phase.minibatches,
-            sampler=suite.sampler,
-            alpha=suite.sampler_alpha,
-        )
+        return episode_of(self.recipe, self.suite, phase, step, self.runtime.rank)
+
+
+def episode_of(recipe: Recipe, suite: TaskSuite, phase: Phase, step: int, rank: int = 0) -> Episode:
+    """A rank's tasks and examples at a step of a phase, as the recipe wants them."""
+    section = recipe.suite
+    return training_episode(
+        suite,
+        seed=recipe.seed,
+        step=step,
+        rank=rank,
+        tasks=section.tasks_per_step,
+        support=section.support,
+        query=section.query,
+        minibatches=phase.minibatches,
+        sampler=section.sampler,
+        alpha=section.sampler_alpha,
+    )
 
 
 def starting_rates(loop: InnerSection, state: State) -> dict[str, Tensor]:

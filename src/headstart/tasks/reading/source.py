@@ -59,7 +59,14 @@ def of_suite(suite: TaskSuite) -> Source:
             file = f"{suite.name}/{task.name}"
             yield ReadTask(task, [Place(file, number, "row") for number in range(1, len(task.examples) + 1)])
 
-    return Source(suite.name, suite.revision, suite.splits, read)
+    return Source(suite.name, suite.revision or _digest(suite), suite.splits, read)
+
+
+def _digest(suite: TaskSuite) -> str:
+    digest = hashlib.sha256(repr(sorted(suite.splits.items())).encode())
+    for task in suite.tasks.values():
+        digest.update(repr((task.name, task.instruction, task.cluster, task.labels, task.dataset, tuple(task.examples))).encode())
+    return digest.hexdigest()[:16]
 
 
 def digest_files(paths: Iterable[Path], *more: str) -> str:
