@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from headstart.errors import HeadstartError
 from headstart.recipe_errors import explain
 from headstart.shipped import by_name, shipped_recipes
+from headstart.tasks.reading.text import why_not
 from headstart.tasks.regimes import Regime
 from headstart.tasks.samplers import Sampler
 from headstart.tasks.spec import SHARES, SourceKind, SourceSpec
@@ -325,7 +326,7 @@ def load_recipe(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     try:
         content = read_yaml(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise RecipeError(f"{path}: cannot be read: {error.strerror or error}") from error
+        raise RecipeError(f"{path}: {why_not(error)}") from error
     except ValueError as error:
         raise RecipeError(f"{path}: not valid YAML: {error}") from error
     if not isinstance(content, dict):
@@ -384,7 +385,7 @@ def recipe_path(source: str | Path) -> Path:
     try:
         there = path.is_file()
     except OSError as error:
-        raise RecipeError(f"{path}: cannot be read: {error.strerror or error}") from error
+        raise RecipeError(f"{path}: {why_not(error)}") from error
     return path if there else by_name(str(source), shipped_recipes(), "recipe file", RecipeError)
 
 
