@@ -238,7 +238,13 @@ def test_check_counts_inner_states(tiny_folder, dense_base, tmp_path, monkeypatc
     """Those of the tasks that are computed together; the other phases have none."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     overrides = [f"base.source={tiny_folder}", "base.id=test/tiny", "phases.1.algorithm=maml", "phases.1.inner_state=offload"]
-    overrides += ["phases.1.inner.steps=5", "suite.task_micro_batch=2", "suite.support=2", "suite.query=2"]
+    overrides += [
+        f"run.output_dir={tmp_path / 'run'}",
+        "phases.1.inner.steps=5",
+        "suite.task_micro_batch=2",
+        "suite.support=2",
+        "suite.query=2",
+    ]
     printed = CliRunner().invoke(app, ["check", "quickstart", *overrides]).stdout
     with Learner(dense_base, LoraSpec()) as learner:
         wanted = state_bytes(learner.shapes(), 2, 5, Adam(), "offload")
