@@ -27,6 +27,15 @@ def own_stores(tmp_path_factory):
         yield folder
 
 
+@pytest.fixture(scope="module")
+def one_thread():
+    """Tiny products take longer to share out than to compute, the more so where other processes want the cores too."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture
 def tokenizer():
     return build_tokenizer()

@@ -50,15 +50,7 @@ CLUSTERS = {
 """Names of Super-NaturalInstructions' tasks, and the datasets that they were made from."""
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Tiny products take longer to share out than to compute."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
+pytestmark = pytest.mark.usefixtures("one_thread")
 every_base = pytest.mark.parametrize("name", BASES)
 
 

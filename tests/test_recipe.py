@@ -1,14 +1,16 @@
 """Recipes: what loads, and what every fault says."""
 
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 import yaml
 
 from headstart.algorithms import ALGORITHMS, rules
-from headstart.recipe import FRESH_EPS_ROOT, Recipe, RecipeError, load_recipe, parse_recipe
+from headstart.recipe import FRESH_EPS_ROOT, Recipe, RecipeError, SourceSection, load_recipe, parse_recipe
 from headstart.recipe_errors import known_algorithms
 from headstart.shipped import shipped_recipes
+from headstart.tasks.spec import SourceSpec
 
 RECIPES = sorted((Path(__file__).parents[1] / "recipes").rglob("*.yaml"))
 MINIMAL = {"phases": [{"algorithm": "fomaml", "steps": 2}]}
@@ -174,3 +176,10 @@ def test_shipped_inner_loop_is_the_last_phase_that_adapts():
 
 def test_every_algorithm_has_its_phase():
     assert set(known_algorithms(Recipe.model_json_schema())) == set(ALGORITHMS)
+
+
+def test_a_source_says_in_a_recipe_what_readers_take_and_no_less():
+    """Two classes, as readers know nothing of recipes: the same names, the same defaults."""
+    told, taken = SourceSection(path="a"), SourceSpec("a")
+    assert set(SourceSection.model_fields) == {each.name for each in fields(SourceSpec)}
+    assert told.spec == taken

@@ -259,6 +259,7 @@ def check(
         print_findings(findings, console)
     if html is not None and previews:
         write_page(previews, html, f"What {target} trains")
+        typer.echo(f"wrote {html}", err=True)
     if findings.errors:
         raise typer.Exit(FOUND)
 

@@ -1,4 +1,4 @@
-"""Writing files and folders whole or not at all."""
+"""Writing files and folders whole or not at all; where they lie, and what they take."""
 
 import json
 import os
@@ -77,6 +77,11 @@ def whole_folder(folder: Path) -> Iterator[Path]:
                 if old.exists() and not folder.exists():
                     old.rename(folder)
                 raise
+
+
+def in_words(count: int) -> str:
+    """Bytes in words."""
+    return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
 
 
 def cache_folder() -> Path:

@@ -190,3 +190,9 @@ def test_columns_are_as_told(read, tmp_path):
     assert job.rows[2] == Example("f 2", "a 2")
     with pytest.raises(SuiteError, match=r"table\.csv.*columns found: frage, antwort, art.*--columns"):
         read(tmp_path / "table.csv")
+
+
+def test_columns_that_are_not_read_are_told(read, tmp_path):
+    (tmp_path / "wide.csv").write_text("id,input,output,art\n" + "".join(f"{n},i {n},o {n},x\n" for n in range(5)))
+    (note,) = [note for note in read(tmp_path / "wide.csv", instruction="Say {art}.").notes if "read as" in note]
+    assert note.endswith("read as input/output (input from `input`, output from `output`; not read: id)")

@@ -4,7 +4,6 @@ import json
 from dataclasses import asdict
 
 import pytest
-import torch
 
 from headstart.checking.check import check
 from headstart.recipe import parse_recipe
@@ -12,17 +11,8 @@ from headstart.recipe import parse_recipe
 TERMS = {"licence": "CC0-1.0", "language": "English"}
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Tiny products are slower on several threads, the more so where other processes want them too."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(autouse=True)
-def own_cache(tmp_path_factory, monkeypatch):
+def own_cache(tmp_path_factory, monkeypatch, one_thread):
     """Findings are kept where only this test finds them."""
     folder = tmp_path_factory.mktemp("cache")
     monkeypatch.setenv("XDG_CACHE_HOME", str(folder))

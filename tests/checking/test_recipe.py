@@ -6,6 +6,7 @@ import shutil
 
 import pytest
 import yaml
+from hub import TOKEN, point_client_at, serving
 
 from headstart.checking import estimate
 from headstart.checking import recipe as recipe_module
@@ -190,3 +191,44 @@ def test_a_base_without_a_template_is_noted_and_without_an_end_token_refused(loo
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
     (error,) = errors(looked(base=base))
     assert "no chat template" in error
+
+
+@pytest.fixture
+def base_on_hub(tiny_folder, tmp_path, monkeypatch):
+    """The tiny base on a hub of this process's own, the account's token being at hand."""
+    with serving() as hub:
+        point_client_at(hub.url, tmp_path / "home", monkeypatch)
+        monkeypatch.setenv("HF_TOKEN", TOKEN)
+        hub.make("test/tiny", {path.name: path.read_bytes() for path in tiny_folder.iterdir()})
+        yield hub
+
+
+def test_a_base_on_the_hub_is_looked_at_without_its_weights(looked, base_on_hub):
+    findings = looked(MULTITASK, overrides=["base.source=hub"])
+    assert findings.problems == []
+    assert findings.facts["base"]["source"] == "hub"
+    assert ("GET", "/api/whoami-v2") in base_on_hub.requests
+    assert not [path for _, path in base_on_hub.requests if path.endswith(".safetensors")]
+
+
+def test_a_token_that_the_hub_does_not_take_is_an_error(looked, base_on_hub, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "hf_of_somebody_else")
+    (told,) = errors(looked(MULTITASK, overrides=["base.source=hub"]))
+    assert "the hub does not accept the token (401" in told
+    assert "hf auth login" in told
+    assert "somebody" not in told
+
+
+def test_no_token_is_a_note(looked, base_on_hub, monkeypatch):
+    monkeypatch.delenv("HF_TOKEN")
+    (problem,) = looked(MULTITASK, overrides=["base.source=hub"]).problems
+    assert problem.level == "note"
+    assert "no token of the model hub" in problem.text
+
+
+def test_a_base_on_the_hub_without_weights_that_are_loaded_is_an_error(looked, base_on_hub, tiny_folder):
+    others = {path.name: path.read_bytes() for path in tiny_folder.iterdir() if path.suffix != ".safetensors"}
+    base_on_hub.make("test/tiny", {**others, "pytorch_model.bin": b"pickled"})
+    assert errors(looked(MULTITASK, overrides=["base.source=hub"])) == [
+        "base.id: test/tiny holds no .safetensors weights on the hub; headstart loads no other format"
+    ]

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from headstart.checking import suite as suite_module
 from headstart.checking.check import check
 from headstart.checking.suite import BARS, length_facts
+from headstart.files import WriteError
 from headstart.tasks.prepare import prepare_suite
 from headstart.tasks.render import Renderer
 from headstart.tasks.spec import SourceSpec
@@ -265,3 +266,16 @@ def test_check_finds_an_error_exactly_where_preparing_raises_one(drawn, tmp_path
     # what stops preparing is the first that is found
     with pytest.raises(SuiteError, match=f"^{re.escape(errors[0])}$") if errors else nullcontext():
         prepare_suite([SourceSpec(str(folder))], "instructed", Renderer(tokenizer, 200), 2)
+
+
+def test_what_the_machine_has_wrong_is_not_kept(look, toy_folder, own_cache, monkeypatch):
+    """The same data is right as soon as there is room for it again."""
+
+    def full(*_):
+        raise WriteError("suites: cannot be written: No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("headstart.tasks.prepare.prepare", full)
+        assert ["No space left" in str(problem) for problem in look(toy_folder).problems] == [True]
+    assert not list((own_cache / "checks").glob("*.json"))
+    assert look(toy_folder).errors == 0

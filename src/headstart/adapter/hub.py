@@ -102,6 +102,27 @@ def push_folder(
     return address
 
 
+def account() -> str:
+    """The name of the account whose token is at hand.
+
+    Raises:
+        HubError: there is no token, or the hub does not accept it or cannot be reached.
+    """
+    with _explained("the model hub"):
+        return str(HfApi(token=_token(None)).whoami()["name"])
+
+
+def holds(repo_id: str, ending: str, revision: str | None = None) -> bool:
+    """Whether a model's repository has a file of that ending.
+
+    Raises:
+        HubError: there is no such repository, or the hub cannot be reached.
+    """
+    with _explained(repo_id):
+        files = HfApi().model_info(repo_id, revision=revision).siblings or []
+        return any(file.rfilename.endswith(ending) for file in files)
+
+
 def _changes(
     api: HfApi, repo_id: str, revision: str | None, files: Mapping[str, Path]
 ) -> list[CommitOperationAdd | CommitOperationCopy | CommitOperationDelete]:

@@ -136,7 +136,7 @@ def _read(path: Path, reading: Reading) -> tuple[str, tuple[Example, ...], list[
     instruction, told = one_instruction(pairs)
     repeats: list[Problem] = []
     rows = without_repeats(told, repeats.append)
-    notes = [f"{path}: read as {shapes[0]}"] if shapes[0].name != "input/output" else []
+    notes = [f"{path}: read as {shapes[0]}"] if shapes[0].name != "input/output" or shapes[0].unread else []
     if instruction == "" and any(pair.instruction for pair in pairs):
         notes.append(f"{path}: the rows have instructions of their own, each of which goes in front of its input")
     if repeats:

@@ -52,11 +52,11 @@ class Findings:
             self.problems.append(problem)
 
     @contextmanager
-    def noting(self) -> Iterator[None]:
-        """Take what a user can mend as a problem, and go on behind the block."""
+    def noting(self, kind: type[HeadstartError] = HeadstartError) -> Iterator[None]:
+        """Take an error of a kind, by default any that a user can mend, as a problem, and go on behind the block."""
         try:
             yield
-        except HeadstartError as error:
+        except kind as error:
             self.add(problem_of(error))
 
     def as_json(self) -> dict[str, Any]:

@@ -2,14 +2,16 @@
 
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, cast
 
 import psutil
 import torch
+from huggingface_hub import get_token
 
+from headstart.adapter.hub import HubError, account, holds
 from headstart.algorithms.trail import state_bytes
 from headstart.bases import BaseSpec, load_tokenizer
 from headstart.batches import Batcher
@@ -17,10 +19,10 @@ from headstart.checking.estimate import Layers, adapter_shapes, free_memory, lor
 from headstart.checking.findings import Findings
 from headstart.checking.suite import Look, look_at_suite
 from headstart.errors import HeadstartError
-from headstart.files import require_writable
+from headstart.files import in_words, require_writable
 from headstart.model.base import Base
 from headstart.model.learner import Learner
-from headstart.model.memory import footprint, size, skeleton
+from headstart.model.memory import footprint, skeleton
 from headstart.model.row_costs import counted_costs
 from headstart.model.targets import suffixes
 from headstart.recipe import MamlPhase, Phase, Recipe
@@ -63,6 +65,8 @@ def look_at_recipe(recipe: Recipe, findings: Findings) -> tuple[TaskSuite, Rende
 
 def _base(recipe: Recipe, spec: BaseSpec, findings: Findings) -> Any:
     """The base without weights, or None if it cannot be used."""
+    if spec.source == "hub":
+        _hub(spec, findings)
     with findings.noting():
         model = skeleton(spec)
         shapes = adapter_shapes(recipe, model)
@@ -81,6 +85,19 @@ def _base(recipe: Recipe, spec: BaseSpec, findings: Findings) -> Any:
         require_sites(recipe, cast(Learner, SimpleNamespace(shapes=lambda: shapes)))
         return model
     return None
+
+
+def _hub(spec: BaseSpec, findings: Findings) -> None:
+    """See that the hub accepts the token, if there is one, and that it has weights which can be loaded; they are not fetched."""
+    if get_token() is None:
+        findings.add(Problem("no token of the model hub is at hand; what is gated asks for one (`hf auth login`)", level="note"))
+    else:
+        with findings.noting():
+            account()
+    # a base that is not there, or a hub that is away, is told where its files are fetched
+    with suppress(HubError):
+        if not holds(spec.id, ".safetensors", spec.revision):
+            findings.add(Problem(f"base.id: {spec.id} holds no .safetensors weights on the hub; headstart loads no other format"))
 
 
 def _phases(recipe: Recipe, spec: BaseSpec, suite: TaskSuite, renderer: Renderer, model: Any, findings: Findings) -> None:
@@ -132,8 +149,8 @@ def _memory(recipe: Recipe, spec: BaseSpec, suite: TaskSuite, batcher: Batcher, 
     if total > free:
         findings.add(
             Problem(
-                f"the run takes about {size(total)}, but {size(free)} are free here; lower suite.tasks_per_step or suite.max_row_tokens, "
-                "set run.gradient_checkpointing or base.quantization: nf4, or take a smaller base",
+                f"the run takes about {in_words(total)}, but {in_words(free)} are free here; lower suite.tasks_per_step or "
+                "suite.max_row_tokens, set run.gradient_checkpointing or base.quantization: nf4, or take a smaller base",
                 level="warning",
             )
         )

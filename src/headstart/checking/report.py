@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from headstart.checking.findings import Findings
+from headstart.files import in_words
 from headstart.progress import say
 from headstart.tasks.problems import Level, Problem
 
@@ -162,11 +163,6 @@ def _told(problem: Problem) -> Text:
 def _plain(text: str) -> str:
     """A text in one line, without what would move a terminal's cursor or change its colours."""
     return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
-
-
-def in_words(count: int) -> str:
-    """Bytes in words."""
-    return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
 
 
 def duration(seconds: float) -> str:

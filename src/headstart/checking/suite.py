@@ -20,6 +20,7 @@ from headstart.tasks.reading.opening import open_source
 from headstart.tasks.reading.source import Source
 from headstart.tasks.regimes import Regime
 from headstart.tasks.spec import SourceSpec
+from headstart.tasks.task import SuiteError
 
 TOKENIZER_FILES = ("*.json", "*.jinja", "*.model", "*.txt")
 BARS = 8
@@ -59,13 +60,15 @@ def look_at_suite(look: Look, findings: Findings) -> None:
         return
     with findings.noting():
         kept = cache_folder() / "checks" / f"{_key(look, sources)}.json"
-        found = _known(kept) or _looked(look, sources, opening.problems)
+        found = _known(kept)
+        if not found:
+            found = _looked(look, sources, opening.problems)
+            # a check that cannot be kept is made again
+            with suppress(WriteError):
+                write_json(kept, found)
         for told in found["problems"]:
             findings.add(_problem(told))
         findings.facts |= found["facts"]
-        # a check that cannot be kept is made again
-        with suppress(WriteError):
-            write_json(kept, found)
 
 
 def _known(kept: Path) -> dict[str, Any] | None:
@@ -107,8 +110,10 @@ def _looked(look: Look, sources: Sequence[tuple[SourceSpec, Source]], opening: S
     from headstart.tasks.store import read_store
 
     findings = Findings("", "suite", list(opening))
-    with findings.noting():
-        renderer = Renderer(load_tokenizer(look.base), look.max_length, look.base.chat_template_kwargs)
+    tokenizer = load_tokenizer(look.base)
+    # what is wrong with the data is found again as long as it is the same; a full disk is not
+    with findings.noting(SuiteError):
+        renderer = Renderer(tokenizer, look.max_length, look.base.chat_template_kwargs)
         plan = Plan.made(sources, look.regime, renderer, look.seed)
         sizes = _Sizes(look)
         suite, notes = read_store(prepare(plan, renderer, findings.add, sizes.add))

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from headstart.files import in_words
 from headstart.model.base import DTYPES, BaseSpec, base_folder, naming
 from headstart.model.four_bit import four_bit_bytes, is_four_bit, replace_linears
 from headstart.model.targets import expert_weights
@@ -30,10 +31,10 @@ class Footprint:
     experts: int
 
     def __str__(self) -> str:
-        parts = [f"{self.four_bit / 1e6:.1f} million in 4 bit ({size(self.four_bit_bytes)} with their scales)"] if self.four_bit else []
+        parts = [f"{self.four_bit / 1e6:.1f} million in 4 bit ({in_words(self.four_bit_bytes)} with their scales)"] if self.four_bit else []
         of_experts = f", {self.experts / 1e6:.1f} million of them experts'" if self.experts else ""
-        parts.append(f"{self.dense / 1e6:.1f} million dense ({size(self.dense_bytes)}{of_experts})")
-        return f"weights take {size(self.four_bit_bytes + self.dense_bytes)}: {', '.join(parts)}"
+        parts.append(f"{self.dense / 1e6:.1f} million dense ({in_words(self.dense_bytes)}{of_experts})")
+        return f"weights take {in_words(self.four_bit_bytes + self.dense_bytes)}: {', '.join(parts)}"
 
 
 def skeleton(spec: BaseSpec) -> Any:
@@ -56,8 +57,3 @@ def footprint(spec: BaseSpec) -> Footprint:
     count = sum(weight.numel() for weight in dense)
     experts = sum(torch.Size(shape).numel() for shape in expert_weights(model).values())
     return Footprint(sum(counts), sum(map(four_bit_bytes, counts)), count, count * DTYPES[spec.dtype].itemsize, experts)
-
-
-def size(count: int) -> str:
-    """Bytes in words."""
-    return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"

@@ -9,12 +9,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
-from string import Formatter
 from typing import Any
 
 from headstart.files import cache_folder, whole_folder, write_json
 from headstart.tasks.problems import DataError, Place, Problem, Report
-from headstart.tasks.reading.shapes import Pair, Shape, find_shape, of_others, pairs_of, text_of
+from headstart.tasks.reading.shapes import Pair, Shape, columns_in, find_shape, of_others, pairs_of, text_of
 from headstart.tasks.reading.source import ReadTask, Source, cluster_of, digest_files, make_task, require_cluster_pattern
 from headstart.tasks.reading.spool import Spool
 from headstart.tasks.spec import SourceSpec
@@ -195,8 +194,7 @@ def _telling(spec: SourceSpec) -> Iterator[None]:
 def _wanted(spec: SourceSpec, found: list[str]) -> list[str]:
     """The columns that are read; pictures and sounds beside them are never decoded."""
     shape = _found_shape(spec, found)
-    filled = [name for _, name, _, _ in Formatter().parse(spec.instruction or "") if name]
-    wanted = [*shape.columns.values(), spec.task_column, spec.cluster_column, *filled]
+    wanted = {*shape.columns.values(), spec.task_column, spec.cluster_column, *columns_in(spec.instruction)}
     return [column for column in found if column in wanted]
 
 

@@ -34,13 +34,16 @@ class Shape:
         name: what the shape is called.
         columns: role -> column; the roles are `messages` (a chat), or `input` and `output`, perhaps with `instruction`; an output
             under the role `label` is a class's name or number.
+        unread: the other columns.
     """
 
     name: str
     columns: Mapping[str, str]
+    unread: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        return f"{self.name} ({', '.join(f'{role} from `{column}`' for role, column in self.columns.items())})"
+        unread = f"; not read: {', '.join(self.unread)}" if self.unread else ""
+        return f"{self.name} ({', '.join(f'{role} from `{column}`' for role, column in self.columns.items())}{unread})"
 
 
 def of_others(problem: Problem) -> Problem:
@@ -165,7 +168,8 @@ def examples_of(
             if shape is None:
                 first, shape = row.keys(), find_shape(list(map(str, row)), given)
                 if shown is not None:
-                    shown.append(shape)
+                    unread = set(row) - set(shape.columns.values()) - columns_in(instruction)
+                    shown.append(replace(shape, unread=tuple(column for column in row if column in unread)))
             own = shape if given or row.keys() == first else _wider(shape, row)
             pairs = pairs_of(row, own, place, turns, instruction)
         except DataError as error:
@@ -220,6 +224,14 @@ def text_of(row: Row, column: str, place: Place, default: str | None = None) -> 
             Problem("holds half of a surrogate pair, which is no character; write the file again from the source", place, column)
         )
     return value
+
+
+def columns_in(template: str | None) -> set[str]:
+    """The columns that a template takes; none of one that is no template, which is told where it is filled."""
+    try:
+        return {name for _, name, _, _ in Formatter().parse(template or "") if name is not None}
+    except ValueError:
+        return set()
 
 
 def _filled(template: str, row: Row, place: Place) -> str:
