@@ -42,7 +42,7 @@ class Twins:
     _tasks: list[str] = field(default_factory=list)
     _prompts: list[NDArray[np.uint64]] = field(default_factory=list)
     _hashes: list[NDArray[np.uint32]] = field(default_factory=list)
-    _long: list[bool] = field(default_factory=list)
+    _long: list[NDArray[np.int64]] = field(default_factory=list)
     _problems: list[Problem] = field(default_factory=list)
 
     def add(self, read: ReadTask) -> None:
@@ -58,12 +58,13 @@ class Twins:
             )
             there = f"this one that of {read.places[first].unit} {read.places[first].row}"
             self._problems.append(Problem(f"{told}, as {there}", read.places[second], "input", "note"))
+        # a short input is a word or two, which other tasks may ask other things of
+        long = np.flatnonzero([len(each) >= LEAST_WORDS for each in words])
+        self._hashes.append(hashes[long])
+        self._long.append(len(self._tasks) + long)
         self._tasks += [task.name] * len(words)
         self._places += read.places
         self._prompts.append(np.array([_prompt(task.instruction, example) for example in task.examples], dtype=np.uint64))
-        # a short input is a word or two, which other tasks may ask other things of
-        self._hashes.append(hashes)
-        self._long += [len(each) >= LEAST_WORDS for each in words]
 
     def problems(self) -> Iterator[Problem]:
         """What was found, within tasks and then between splits."""
@@ -76,8 +77,8 @@ class Twins:
         same = _equal(np.concatenate(self._prompts))
         exact = [pair for pair in same if splits[pair[0]] != splits[pair[1]]]
         yield from self._told(exact, "the very prompt", "warning")
-        long = np.flatnonzero(self._long)
-        close = ((int(long[first]), int(long[second])) for first, second in near(np.concatenate(self._hashes)[long]))
+        long = np.concatenate(self._long)
+        close = ((int(long[first]), int(long[second])) for first, second in near(np.concatenate(self._hashes)))
         known = set(exact)
         apart = [pair for pair in close if splits[pair[0]] != splits[pair[1]] and pair not in known]
         yield from self._told(apart, "nearly the input", "note")
