@@ -183,3 +183,53 @@ def test_a_source_says_in_a_recipe_what_readers_take_and_no_less():
     told, taken = SourceSection(path="a"), SourceSpec("a")
     assert set(SourceSection.model_fields) == {each.name for each in fields(SourceSpec)}
     assert told.spec == taken
+
+
+@pytest.mark.parametrize(
+    ("phase", "words"),
+    [
+        ({"algorithm": "multitask"}, r"phases\.0\.steps: missing"),
+        (
+            {"algorithm": "multitask", "steps": 1, "flops": 5},
+            r"phases\.0\.steps: a phase ends after its steps or after its flops; remove one",
+        ),
+        ({"algorithm": "multitask", "flops": 1.5}, r"phases\.0\.flops: expected a whole number, got 1\.5"),
+        ({"algorithm": "multitask", "flops": 0}, r"phases\.0\.flops: expected a number of at least 1, got 0"),
+        (
+            {"algorithm": "multitask", "flops": 1, "adaptation": {"steps": 2}},
+            r"multitask learns no rates; set adaptation\.learn_rates to false",
+        ),
+        ({"algorithm": "fomaml", "steps": 1, "learn": "rates", "inner": {"learn_rates": False}}, "set inner.learn_rates to true"),
+        ({"algorithm": "fomaml", "steps": 1, "learn": "rates", "inner": {"steps": 0}}, "inner.steps to 1 or more"),
+        ({"algorithm": "fomaml", "steps": 1, "learn": "nothing"}, r"phases\.0\.learn: expected all or rates"),
+        ({"algorithm": "reptile", "steps": 1, "learn": "rates"}, r"phases\.0\.learn: unknown key; this phase's algorithm does not have it"),
+    ],
+)
+def test_what_a_phase_can_be(phase, words):
+    with pytest.raises(RecipeError, match=words):
+        parse_recipe({"phases": [phase]})
+
+
+def test_a_phase_of_operations_may_be_written_as_one_does(tmp_path):
+    (tmp_path / "r.yaml").write_text("phases: [{algorithm: multitask, flops: 1.5e+15}, {algorithm: fomaml, flops: 2e3}]\n")
+    phases = load_recipe(tmp_path / "r.yaml").phases
+    assert [(phase.steps, phase.flops) for phase in phases] == [(None, 1_500_000_000_000_000), (None, 2000)]
+
+
+def test_a_multitask_phase_may_name_the_rule_that_is_shipped():
+    named = {"algorithm": "multitask", "steps": 1, "adaptation": {"steps": 5, "learn_rates": False}}
+    assert parse_recipe({"phases": [named]}).inner.steps == 5
+    assert parse_recipe({"phases": [named, {"algorithm": "fomaml", "steps": 1}]}).inner.steps == 3, (
+        "an inner loop that is trained goes before"
+    )
+    assert parse_recipe({"phases": [named]}).phases[0].loop.steps == 0
+
+
+def test_a_search_of_a_searchs_trials_there_is_none():
+    recipe = parse_recipe({**MINIMAL, "search": {"grid": {"outer.learning_rate": [0.1, 0.2], "phases.0.inner.steps": [1, 2, 3]}}})
+    trials = [recipe.trial(number) for number in range(6)]
+    assert [(trial.outer.learning_rate, trial.inner.steps) for trial in trials] == [
+        (rate, steps) for rate in (0.1, 0.2) for steps in (1, 2, 3)
+    ]
+    assert all(trial.search is None for trial in trials)
+    assert parse_recipe(recipe.model_dump(mode="json")) == recipe

@@ -7,8 +7,9 @@ import json
 import os
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -17,9 +18,17 @@ from headstart.bases import BUNDLED_ID, BaseSpec
 from headstart.errors import HeadstartError
 from headstart.shipped import shipped_adapters, shipped_recipes
 
+if TYPE_CHECKING:
+    from headstart.recipe import Recipe
+    from headstart.training.equal_compute import ControlOf
+
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help="Learn LoRA initialisations over tasks.")
 SPLITS = ("meta_train", "meta_validation", "meta_test")
-ARMS = ("random", "multitask", "meta_adamw", "meta")
+ARMS = (
+    *("zero_shot", "icl", "random", "eva", "gaussian", "orthogonal", "pissa", "pissa_niter_16", "olora"),
+    *("multitask", "multitask_rates", "meta_adamw", "meta"),
+)
+TIERS, QUANTIZATIONS = ("quick", "standard", "full"), ("none", "nf4")
 DIVERGED = FOUND = 1
 MISTAKE, STOPPED = 2, 130
 FILE_WIDTH = 120
@@ -38,13 +47,16 @@ def _splits(incomplete: str) -> list[str]:
     return [name for name in SPLITS if name.startswith(incomplete)]
 
 
+def _tiers(incomplete: str) -> list[str]:
+    return [name for name in TIERS if name.startswith(incomplete)]
+
+
 def _arms(incomplete: str) -> list[str]:
     """The arms not yet named, behind the comma-separated ones that are."""
     before, comma, last = incomplete.rpartition(",")
     return [f"{before}{comma}{name}" for name in ARMS if name.startswith(last) and name not in before.split(",")]
 
 
-RecipeName = Annotated[str, typer.Argument(help="a recipe file, or the name of a shipped recipe", autocompletion=_recipes)]
 AdapterName = Annotated[str, typer.Argument(help="a meta-adapter's folder, or a shipped one's name", autocompletion=_adapters)]
 BaseSource = Annotated[
     str | None, typer.Option("--base-source", help="`hub`, `bundled` or a folder with the base's weights; by default as the adapter says")
@@ -71,25 +83,54 @@ def main() -> None:
 
 @app.command("meta-train")
 def meta_train(
-    recipe: RecipeName,
+    recipe: Annotated[str | None, typer.Argument(help="a recipe file, or the name of a shipped recipe", autocompletion=_recipes)] = None,
     overrides: Annotated[list[str] | None, typer.Argument(metavar="[A.B=VALUE]...", help="values over the recipe's")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="go on with the stopped run in run.output_dir")] = False,
+    equal_compute_of: Annotated[
+        Path | None,
+        typer.Option(metavar="RUN", help="instead of a recipe: train the multi-task control of a finished run, at equal compute"),
+    ] = None,
+    learn_rates: Annotated[
+        bool, typer.Option("--learn-rates", help="of such a control: learn rates too, the initialisation being frozen, in the same budget")
+    ] = False,
+    rates_share: Annotated[float | None, typer.Option(help="the share of that budget for the rates; 0.2 by default")] = None,
 ) -> None:
-    """Meta-train an adapter by a recipe."""
-    from headstart.recipe import load_recipe
-
-    checked = load_recipe(recipe, overrides or ())
+    """Meta-train an adapter by a recipe, or the equal-compute control of one."""
+    checked, control_of = _to_train(recipe, overrides or [], equal_compute_of, learn_rates, rates_share)
     from headstart.training.errors import Stopped
-    from headstart.training.run import meta_train
+    from headstart.training.run import run_recipe
 
     try:
-        meta_train(checked, _console(), resume)
+        run_recipe(checked, _console(), resume, control_of)
     except Stopped as stopped:
         again = shlex.join(["headstart", *(argument for argument in sys.argv[1:] if argument != "--resume"), "--resume"])
         under = ", under the same launcher," if os.environ.get("WORLD_SIZE", "1") != "1" else ""
         if stopped.is_main:
             typer.echo(f"stopped after step {stopped.step}; go on{under} with: {again}", err=True)
         raise typer.Exit(STOPPED) from None
+
+
+def _to_train(
+    recipe: str | None, overrides: list[str], run: Path | None, learn_rates: bool, rates_share: float | None
+) -> "tuple[Recipe, ControlOf | None]":
+    """What `meta-train` was asked for, checked: a recipe, or the control of a run."""
+    from headstart.recipe import RecipeError, load_recipe
+
+    if run is None:
+        if learn_rates or rates_share is not None:
+            raise RecipeError("--learn-rates and --rates-share are of a control; name its run with --equal-compute-of")
+        if recipe is None:
+            raise RecipeError("give a recipe (a file, or a shipped one's name), or --equal-compute-of and a finished run's folder")
+        return load_recipe(recipe, overrides), None
+    if recipe is not None and "=" not in recipe:
+        raise RecipeError(f"{recipe!r} and --equal-compute-of {run}: give one of them; a control's recipe is its run's")
+    if rates_share is not None and not learn_rates:
+        raise RecipeError("--rates-share is the rates' share of the budget; add --learn-rates")
+    from headstart.training.equal_compute import RATES_SHARE, control_recipe
+
+    # without a recipe, the first override stands in its place
+    overrides = [recipe, *overrides] if recipe is not None else overrides
+    return control_recipe(run, overrides, learn_rates, RATES_SHARE if rates_share is None else rates_share)
 
 
 @app.command()
@@ -188,32 +229,69 @@ def generate(
 
 @app.command()
 def evaluate(
-    adapter: AdapterName,
-    overrides: Annotated[list[str] | None, typer.Argument(metavar="[evaluation.B=VALUE]...", help="values over the recipe's")] = None,
-    suite: Annotated[str | None, typer.Option(help="`builtin` or a suite's folder; by default the one it was trained on")] = None,
-    split: Annotated[str, typer.Option(help="the split to measure on", autocompletion=_splits)] = "meta_test",
+    adapters: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="ADAPTER... [evaluation.B=VALUE]...",
+            help="a meta-adapter's folder or a shipped one's name; several are training seeds of one recipe. Then values over the recipe's",
+            autocompletion=_adapters,
+        ),
+    ],
+    suite: Annotated[
+        str | None, typer.Option(help="`builtin`, a suite's folder or a dataset's id; by default the one it was trained on")
+    ] = None,
+    split: Annotated[
+        str, typer.Option(help="the split to measure on; meta_test needs --final", autocompletion=_splits)
+    ] = "meta_validation",
     arms: Annotated[str | None, typer.Option(help=f"comma-separated: {', '.join(ARMS)}", autocompletion=_arms)] = None,
+    tier: Annotated[
+        str | None, typer.Option(help=f"{', '.join(TIERS)}: fixes tasks, draws, query examples, steps and shots", autocompletion=_tiers)
+    ] = None,
+    shots: Annotated[str | None, typer.Option(help="comma-separated numbers of support examples", metavar="K,...")] = None,
+    steps: Annotated[str | None, typer.Option(help="comma-separated adaptation steps to measure after", metavar="N,...")] = None,
+    draws: Annotated[int | None, typer.Option(min=1, help="support draws a task")] = None,
+    seeds: Annotated[
+        str | None, typer.Option(help="comma-separated training seeds that take part; by default all adapters' given", metavar="SEED,...")
+    ] = None,
+    final: Annotated[bool, typer.Option("--final", help="look at meta_test, which is written into the ledger")] = False,
     output: Annotated[
         Path | None, typer.Option(help="where to write; by default beside the adapter and into its card, for a shipped one evaluated/NAME")
     ] = None,
+    ledger: Annotated[Path | None, typer.Option(help="the file of looks at test splits; by default one for all projects of a user")] = None,
     base_source: BaseSource = None,
+    quantization: Annotated[
+        str | None, typer.Option(help="how the base is loaded: none or nf4; by default as the adapter was trained on")
+    ] = None,
     allow_base_variant: AllowVariant = False,
 ) -> None:
-    """Compare a meta-adapter with its baselines on held-out tasks."""
+    """Compare a meta-adapter with its baselines on held-out tasks. Run again, it goes on where it was stopped."""
+    from headstart.evaluation.campaign import Stopped
     from headstart.evaluation.run import evaluate
 
-    names = [name.strip() for name in arms.split(",")] if arms is not None else None
-    evaluate(
-        adapter,
-        suite=suite,
-        split=split,
-        arms=names,
-        output=output,
-        overrides=overrides or (),
-        base_source=base_source,
-        allow_base_variant=allow_base_variant,
-        console=_console(),
-    )
+    overrides = [each for each in adapters if "=" in each and not Path(each).exists()]
+    try:
+        evaluate(
+            [each for each in adapters if each not in overrides],
+            suite=suite,
+            split=split,
+            tier=_one_of(tier, TIERS, "--tier"),
+            arms=[name.strip() for name in arms.split(",")] if arms is not None else None,
+            shots=_numbers(shots, "--shots"),
+            steps=_numbers(steps, "--steps"),
+            draws=draws,
+            seeds=_numbers(seeds, "--seeds"),
+            final=final,
+            output=output,
+            overrides=overrides,
+            base_source=base_source,
+            quantization=_one_of(quantization, QUANTIZATIONS, "--quantization"),
+            allow_base_variant=allow_base_variant,
+            ledger=ledger,
+            console=_console(),
+        )
+    except Stopped:
+        typer.echo("stopped; what was measured is kept, and the same command goes on", err=True)
+        raise typer.Exit(STOPPED) from None
 
 
 @app.command()
@@ -279,6 +357,22 @@ def env() -> None:
 
     for name, value in environment().items():
         typer.echo(f"{name}: {value}")
+
+
+def _numbers(text: str | None, option: str) -> list[int] | None:
+    """Whole numbers from a command line, with commas between."""
+    if text is None:
+        return None
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise HeadstartError(f"{option} {text}: write whole numbers with commas between, such as 4,16") from None
+
+
+def _one_of(text: str | None, allowed: Sequence[str], option: str) -> Any:
+    if text is not None and text not in allowed:
+        raise HeadstartError(f"{option} {text}: there are {', '.join(allowed)}")
+    return text
 
 
 def _labels(text: str | None) -> tuple[str, ...] | None:

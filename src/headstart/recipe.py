@@ -1,12 +1,14 @@
 """The one typed configuration: what a recipe may say, and how it is read."""
 
+import itertools
 import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic_core import PydanticKnownError
 
 from headstart.errors import HeadstartError
 from headstart.recipe_errors import explain
@@ -23,6 +25,14 @@ PositiveFloat = Annotated[float, Field(gt=0)]
 NonNegativeFloat = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Names = Annotated[tuple[str, ...], Field(min_length=1)]
+
+
+def _whole(value: Any) -> Any:
+    """`1.5e15` as the whole number that it is; anything else as it stands."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+Operations = Annotated[int, BeforeValidator(_whole), Field(ge=1)]
 
 
 class RecipeError(HeadstartError):
@@ -161,11 +171,38 @@ class MamlInnerSection(InnerSection):
 NO_INNER_LOOP = InnerSection(steps=0, learn_rates=False)
 
 
-class MultitaskPhase(_Section):
+class _Phase(_Section):
+    """How long a phase is."""
+
+    flops: Operations | None = Field(
+        None, description="counted operations, over all ranks, after which it ends; what it spends past them comes off the next such phase"
+    )
+    steps: PositiveInt | None = Field(None, validate_default=True, description="outer steps after which it ends; either these or `flops`")
+
+    @field_validator("steps")
+    @classmethod
+    def _one_length(cls, steps: int | None, info: ValidationInfo) -> int | None:
+        # faults of the field and not of the whole phase, which would be told only where there is no other
+        if steps is None and info.data.get("flops", 1) is None:
+            raise PydanticKnownError("missing")
+        if steps is not None and info.data.get("flops") is not None:
+            raise ValueError("a phase ends after its steps or after its flops; remove one of them")
+        return steps
+
+
+class MultitaskPhase(_Phase):
     """Plain training on the query rows of all tasks."""
 
     algorithm: Literal["multitask"]
-    steps: PositiveInt
+    adaptation: InnerSection | None = Field(
+        None, description="how the adapter is adapted where it is looked at and used; training itself takes no inner step"
+    )
+
+    @model_validator(mode="after")
+    def _no_learned_rates(self) -> "MultitaskPhase":
+        if self.adaptation and self.adaptation.learn_rates:
+            raise ValueError("multitask learns no rates; set adaptation.learn_rates to false")
+        return self
 
     @property
     def loop(self) -> InnerSection:
@@ -178,11 +215,10 @@ class MultitaskPhase(_Section):
         return 0
 
 
-class ReptilePhase(_Section):
+class ReptilePhase(_Phase):
     """Reptile; its inner loop takes a fresh minibatch at each step and its rates are not learned."""
 
     algorithm: Literal["reptile"]
-    steps: PositiveInt
     inner: InnerSection = InnerSection(learn_rates=False)
 
     @model_validator(mode="after")
@@ -202,15 +238,23 @@ class ReptilePhase(_Section):
         return self.inner.steps
 
 
-class _MetaPhase(_Section):
+class _MetaPhase(_Phase):
     """What first-order MAML and the exact one share."""
 
-    steps: PositiveInt
+    learn: Literal["all", "rates"] = Field(
+        "all", description="`all`, or the `rates` alone, for an initialisation that stays to the bit as it is"
+    )
     inner: InnerSection = InnerSection()
     multi_step_loss: Share = Field(
         0.0,
         description="share of the phase over which the query losses' weights move from equal after every inner step to the last alone",
     )
+
+    @model_validator(mode="after")
+    def _rates_to_learn(self) -> "_MetaPhase":
+        if self.learn == "rates" and not (self.inner.learn_rates and self.inner.steps):
+            raise ValueError("learn: rates needs rates that are learned; set inner.learn_rates to true and inner.steps to 1 or more")
+        return self
 
     @property
     def loop(self) -> InnerSection:
@@ -275,18 +319,33 @@ class RunSection(_Section):
     compile: bool = Field(
         False, description="fuse what stands between a layer's products by torch.compile: minutes of compiling first, then faster steps"
     )
+    load_best_model_at_end: bool = Field(
+        False, description="a phase ends with the state that had the lowest validation/loss_adapted among its looks, the last included"
+    )
     control: bool = Field(
         False, description="also train plain multi-task LoRA from the last phase's start at equal compute, to compare with"
     )
 
 
 class EvaluationSection(_Section):
-    """What `headstart evaluate` does where its options leave it open."""
+    """What `headstart evaluate` does where its options and its tier leave it open."""
 
-    support: PositiveInt = 16
-    query: PositiveInt = 24
-    steps: Annotated[tuple[NonNegativeInt, ...], Field(min_length=1)] = (0, 1, 2, 5, 10)
-    draws: PositiveInt = 1
+    support: PositiveInt | Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = Field(
+        16, description="shots: examples that a task is adapted on, or several numbers of them"
+    )
+    query: PositiveInt = Field(24, description="examples that a task is judged on, or all of its query half where that has fewer")
+    steps: Annotated[tuple[NonNegativeInt, ...], Field(min_length=1)] = Field((0, 1, 2, 5, 10), description="adaptation steps looked at")
+    horizons: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = Field(
+        (5, 10, 50), description="numbers of steps that rates are tuned for; a step is read off the run that was tuned for the next of them"
+    )
+    draws: PositiveInt = Field(1, description="support draws a task")
+    seed: NonNegativeInt = Field(0, description="of the support draws and of the house rules' codes, the same for every arm")
+    regimes: Annotated[tuple[Literal["instructed", "house_rules"], ...], Field(min_length=1)] = Field(
+        ("instructed", "house_rules"), description="the tasks as they are, and without instruction and with codes for labels"
+    )
+    arms: Annotated[tuple[str, ...], Field(min_length=1)] | None = Field(
+        None, description="what is compared; where empty, all usual ones that the adapters at hand allow"
+    )
     tasks: PositiveInt | None = Field(None, description="most tasks a split, spread evenly over its clusters; all where empty")
     tuning_tasks: PositiveInt = Field(8, description="validation tasks that rates are tuned on, spread evenly over their clusters")
     learning_rates: tuple[PositiveFloat, ...] = Field(
@@ -295,6 +354,33 @@ class EvaluationSection(_Section):
     rate_factors: tuple[PositiveFloat, ...] = Field(
         (0.5, 1.0, 2.0), min_length=1, description="tuned over for every arm with learned rates"
     )
+    drift_tokens: NonNegativeInt = Field(2048, description="tokens of the text that drift is measured on; 0 leaves it out")
+    icl_max_length: PositiveInt = Field(2048, description="most tokens of a prompt with examples in it")
+
+    @property
+    def shots(self) -> tuple[int, ...]:
+        """All numbers of shots, ascending."""
+        return (self.support,) if isinstance(self.support, int) else tuple(sorted(set(self.support)))
+
+
+SEARCHED = ("phases", "outer", "adapter")
+"""The sections that trials may differ in: what else there is, their validation losses have in common."""
+
+
+GRID = "search.grid"
+
+
+class SearchSection(_Section):
+    """Several runs of one recipe, of which the best is kept."""
+
+    grid: Annotated[dict[str, Annotated[tuple[Any, ...], Field(min_length=1)]], Field(min_length=1)] = Field(
+        description=f"dotted path -> values, in {', '.join(SEARCHED)}; every combination is a trial, a whole run in output_dir/trials"
+    )
+
+    @property
+    def trials(self) -> tuple[dict[str, Any], ...]:
+        """What each trial sets: dotted path -> value; the last path changes fastest."""
+        return tuple(dict(zip(self.grid, values, strict=True)) for values in itertools.product(*self.grid.values()))
 
 
 class Recipe(_Section):
@@ -306,14 +392,30 @@ class Recipe(_Section):
     suite: SuiteSection = SuiteSection()
     phases: tuple[Phase, ...] = Field(min_length=1)
     outer: OuterSection = OuterSection()
+    search: SearchSection | None = None
     run: RunSection = RunSection()
     evaluation: EvaluationSection = EvaluationSection()
 
     @property
     def inner(self) -> InnerSection:
-        """The inner loop that is shipped: the last phase's that has one, else the default with fixed rates."""
+        """The inner loop that is shipped: the last phase's that has one, else what a multi-task phase names, else the default."""
         loops = [phase.loop for phase in self.phases if phase.loop.steps]
-        return loops[-1] if loops else InnerSection(learn_rates=False)
+        named = [phase.adaptation for phase in self.phases if isinstance(phase, MultitaskPhase) and phase.adaptation]
+        return (loops or named or [InnerSection(learn_rates=False)])[-1]
+
+    def trial(self, number: int) -> "Recipe":
+        """The run that a trial of the search is; it writes into a folder of its own.
+
+        Raises:
+            RecipeError: what the trial sets does not fit; `parse_recipe` has tried them all.
+        """
+        assert self.search is not None
+        values = self.search.trials[number]
+        content = self.model_dump(mode="json") | {"search": None}
+        content["run"]["output_dir"] = str(self.run.output_dir / "trials" / str(number))
+        for path, value in values.items():
+            set_value(content, path, value, f"search.grid, {path}")
+        return parse_recipe(content, "search.grid, " + ", ".join(f"{path}={json.dumps(value)}" for path, value in values.items()))
 
 
 def load_recipe(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -345,7 +447,7 @@ def parse_recipe(content: Mapping[str, Any], where: str = "recipe") -> Recipe:
     try:
         # JSON's strict reading takes lists for tuples and text for paths, which Python's does not
         recipe = Recipe.model_validate_json(json.dumps(content, default=os.fspath), strict=True)
-        faults = rough_starts(recipe.phases)
+        faults = rough_starts(recipe.phases) or misfits(recipe)
     except ValidationError as error:
         faults = explain(error, content, Recipe.model_json_schema())
     if faults:
@@ -369,6 +471,28 @@ def rough_starts(phases: Sequence[Phase]) -> list[str]:
         # Reptile without inner steps moves nothing; all else moves B
         fresh &= isinstance(phase, ReptilePhase) and not phase.inner.steps
     return faults
+
+
+def misfits(recipe: Recipe) -> list[str]:
+    """One line for every path of a search that no trial may set, else the faults of every trial, in the words of an override's."""
+    if recipe.search is None:
+        return []
+    if recipe.run.control:
+        return [
+            "run.control: not beside a search, which the control would have no part in; set it to false, and train the control of the "
+            "finished run with `headstart meta-train --equal-compute-of`"
+        ]
+    wrong = [path for path in recipe.search.grid if path.partition(".")[0] not in SEARCHED]
+    if wrong:
+        return [f"search.grid: {path} cannot be searched over; only keys of {', '.join(SEARCHED)} can" for path in wrong]
+    faults: dict[str, None] = {}
+    for number in range(len(recipe.search.trials)):
+        try:
+            recipe.trial(number)
+        except RecipeError as error:
+            # the first line says which trial, unless it is all
+            faults |= dict.fromkeys(str(error).split("\n  ")[1:] or [str(error).removeprefix("search.grid, ")])
+    return [f"search.grid: {fault}" for fault in faults]
 
 
 def _is_rough(inner: InnerSection) -> bool:
@@ -398,24 +522,37 @@ def apply_override(content: dict[str, Any], text: str) -> None:
     path, equals, value = text.partition("=")
     if not equals or not path:
         raise RecipeError(f"override {text!r}: write it as a.b=value, for example outer.learning_rate=3e-4")
-    node: Any = content
-    *parents, last = path.split(".")
-    for depth, key in enumerate(parents):
-        node = _child(node, key, ".".join(parents[: depth + 1]), text)
     try:
-        node[_index(node, last, path, text) if isinstance(node, list) else last] = read_yaml(value)
+        read = read_yaml(value)
     except ValueError as error:
         raise RecipeError(f"override {text!r}: the value is not valid YAML: {error}") from error
+    set_value(content, path, read, f"override {text!r}")
 
 
-def _child(node: Any, key: str, path: str, text: str) -> Any:
-    child = node[_index(node, key, path, text)] if isinstance(node, list) else node.setdefault(key, {})
+def set_value(content: dict[str, Any], path: str, value: Any, where: str) -> None:
+    """Set the value at a dotted path, in place; sections that are not there are made, and `where` goes before what is wrong.
+
+    Raises:
+        RecipeError: the path leads through a value that has no keys, or past the end of a list.
+    """
+    node: Any = content
+    *parents, last = path.split(".")
+    if path.startswith(f"{GRID}."):
+        # whose keys are dotted paths themselves
+        parents, last = GRID.split("."), path.removeprefix(f"{GRID}.")
+    for depth, key in enumerate(parents):
+        node = _child(node, key, ".".join(parents[: depth + 1]), where)
+    node[_index(node, last, path, where) if isinstance(node, list) else last] = value
+
+
+def _child(node: Any, key: str, path: str, where: str) -> Any:
+    child = node[_index(node, key, path, where)] if isinstance(node, list) else node.setdefault(key, {})
     if not isinstance(child, dict | list):
-        raise RecipeError(f"override {text!r}: {path} is the value {child!r}, which has no keys")
+        raise RecipeError(f"{where}: {path} is the value {child!r}, which has no keys")
     return child
 
 
-def _index(node: list[Any], key: str, path: str, text: str) -> int:
+def _index(node: list[Any], key: str, path: str, where: str) -> int:
     if not key.isdecimal() or int(key) >= len(node):
-        raise RecipeError(f"override {text!r}: {path} needs an index from 0 to {len(node) - 1}")
+        raise RecipeError(f"{where}: {path} needs an index from 0 to {len(node) - 1}")
     return int(key)

@@ -22,11 +22,13 @@ class Answer:
         right: with labels, whether its label has the highest summed log-probability, end token included; without, whether greedy
             decoding writes exactly the answer's tokens and stops.
         probabilities: label -> probability, normalised over the labels, in the labels' order; empty without labels.
+        written: what greedy decoding writes before it stops, if that is the example's own answer or one of the labels; else None.
     """
 
     loss: float
     right: bool
     probabilities: dict[str, float]
+    written: str | None = None
 
 
 @dataclass(frozen=True)
@@ -70,20 +72,24 @@ def answers(learner: Learner, phi: Tensors, episode: Episode, batcher: Batcher) 
         starts = range(at, at + width * len(draw.query), width)
         # an example's sequences stand together, its own answer first
         found.append(
-            [_answer(draw, index, loss[start], likelihood[start : start + width], greedy[start]) for index, start in enumerate(starts)]
+            [
+                _answer(draw, index, loss[start], likelihood[start : start + width], greedy[start : start + width])
+                for index, start in enumerate(starts)
+            ]
         )
         at = starts.stop
     return found
 
 
-def _answer(draw: Draw, index: int, loss: float, likelihoods: Sequence[float], greedy: bool) -> Answer:
-    labels = draw.task.labels
+def _answer(draw: Draw, index: int, loss: float, likelihoods: Sequence[float], greedy: Sequence[bool]) -> Answer:
+    labels, own = draw.task.labels, draw.query[index].output
+    candidates = [own, *(label for label in labels if label != own)]
+    written = next((text for text, writes in zip(candidates, greedy, strict=True) if writes), None)
     if not labels:
-        return Answer(loss, greedy, {})
-    own = draw.query[index].output
-    ranked = dict(zip([own, *(label for label in labels if label != own)], likelihoods, strict=True))
+        return Answer(loss, greedy[0], {}, written)
+    ranked = dict(zip(candidates, likelihoods, strict=True))
     shares = torch.softmax(torch.tensor([ranked[label] for label in labels], dtype=torch.float64), 0).tolist()
-    return Answer(loss, likelihoods[0] == max(likelihoods), dict(zip(labels, shares, strict=True)))
+    return Answer(loss, likelihoods[0] == max(likelihoods), dict(zip(labels, shares, strict=True)), written)
 
 
 def losses(learner: Learner, phi: Tensors, episode: Episode, batcher: Batcher) -> list[Tensor]:

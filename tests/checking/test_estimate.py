@@ -31,6 +31,7 @@ PHASES = {
     "multitask": {"algorithm": "multitask", "steps": STEPS},
     "reptile": {"algorithm": "reptile", "steps": STEPS, "inner": {**INNER, "learn_rates": False}},
     "fomaml": {"algorithm": "fomaml", "steps": STEPS, "inner": INNER},
+    "fomaml, its rates alone": {"algorithm": "fomaml", "steps": STEPS, "inner": INNER, "learn": "rates"},
     "fomaml, adapted on one site of every layer": {
         "algorithm": "fomaml",
         "steps": STEPS,

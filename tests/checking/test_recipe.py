@@ -55,6 +55,22 @@ def test_a_recipe_without_faults(looked, tiny_spec, own_cache):
     json.dumps(findings.as_json(), allow_nan=False)
 
 
+def test_a_phase_of_operations_is_reckoned_in_steps(looked):
+    by_steps = looked(MULTITASK).facts["phases"][0]
+    findings = looked({"algorithm": "multitask", "flops": round(4.5 * by_steps["operations"])})
+    (phase,) = findings.facts["phases"]
+    assert (phase["steps"], by_steps["flops"]) == (5, None)
+    assert findings.facts["time"]["seconds"] == pytest.approx(5 * phase["operations"] / findings.facts["time"]["operations_per_second"])
+
+
+def test_the_time_of_a_search_is_of_all_trials(looked):
+    findings = looked(MULTITASK, search={"grid": {"outer.learning_rate": [0.1, 0.2, 0.3]}})
+    (problem,) = findings.problems
+    assert (problem.level, "3 trials" in problem.text) == ("note", True)
+    (phase,) = findings.facts["phases"]
+    assert findings.facts["time"]["seconds"] == pytest.approx(3 * phase["seconds"])
+
+
 def test_nothing_is_written_but_the_cache(looked, tmp_path):
     before = set(tmp_path.iterdir())
     looked()

@@ -1,28 +1,31 @@
-"""Macro-means by hand, the bootstrap against a slow one and against the truth, pairing, and what is refused."""
+"""Macro-means by hand, the bootstrap against a slow one, intervals against exact ones, pairing, notes, and what is refused."""
 
 import itertools
-import json
+import math
 import random
 from collections import defaultdict
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from headstart.evaluation.records import Record
 from headstart.evaluation.statistics import (
     ONE_SEED_NOTE,
-    Record,
-    as_records,
-    bootstrap_interval,
-    bootstrap_means,
+    Interval,
     macro_mean,
+    macro_weights,
+    make_design,
+    notes,
     paired_differences,
-    summarise,
+    t_quantile,
 )
 
 
 def record(loss, *, arm="meta", task="t", cluster="c", dataset="d", draw=0, seed=0, k=16, step=0, accuracy=0.5):
-    return Record(arm, task, cluster, dataset, draw, seed, k, step, loss, accuracy)
+    return Record(arm, task, cluster, dataset, "instructed", k, draw, seed, step, loss, accuracy, invalid=0.0, examples=16)
 
 
 def tree(rng, *, shape, spread, seeds=1, draws=2, arm="meta", step=0):
@@ -70,8 +73,40 @@ def test_equal_names_in_different_clusters_are_different_tasks():
     assert macro_mean(records, "loss") == pytest.approx(1.5)
 
 
-def test_summary_mean_is_the_macro_mean_and_lies_in_its_interval():
-    interval = summarise(unbalanced()).summary["meta"][0]["loss"]
+@given(st.lists(st.tuples(*[st.integers(0, 2)] * 4), min_size=1, unique=True))
+def test_macro_weights_are_the_macro_mean(numbers):
+    rows = sorted((f"c{c}", f"d{c}{d}", f"t{c}{d}{t}", draw) for c, d, t, draw in numbers)
+    losses = [float(n * n % 7) for n in range(len(rows))]
+    records = [record(loss, cluster=c, dataset=d, task=t, draw=draw) for loss, (c, d, t, draw) in zip(losses, rows, strict=True)]
+    weights = macro_weights(rows)
+    assert weights.sum() == pytest.approx(1)
+    assert weights @ losses == pytest.approx(macro_mean(records, "loss"))
+
+
+def rows_of(records):
+    return sorted({(r.cluster, r.dataset, r.task, r.draw) for r in records})
+
+
+def replicated(records, resamples=2000, seed=0):
+    """The design of the records and the replicates of their mean loss."""
+    rows, seeds = rows_of(records), sorted({r.seed for r in records})
+    losses = {(r.cluster, r.dataset, r.task, r.draw, r.seed): r.loss for r in records}
+    design = make_design(rows, len(seeds), resamples, seed)
+    values = np.array([[[losses[(*row, one)]] for one in seeds] for row in rows])
+    return design, design.means(values)[:, 0]
+
+
+def interval_of(records, **kwargs):
+    design, replicates = replicated(records, **kwargs)
+    return design.interval(replicates)
+
+
+def bootstrap_means(records, resamples=2000, seed=0):
+    return replicated(records, resamples, seed)[1][-resamples:]
+
+
+def test_an_interval_is_about_the_macro_mean():
+    interval = interval_of(unbalanced())
     assert interval.mean == pytest.approx(6.25)
     assert interval.low < interval.mean < interval.high
 
@@ -109,7 +144,7 @@ def test_bootstrap_agrees_with_a_slow_one_in_distribution(level):
     spread = {name: 1.0 for name in ("cluster", "dataset", "draw", "seed") if level in (name, "all")}
     records = tree(np.random.default_rng(1), shape=[1, 2, 3, 1, 4], spread=spread, seeds=3, draws=3)
     slow = slow_bootstrap_means(records, 3000, seed=2)
-    fast = bootstrap_means(records, "loss", resamples=3000, seed=3)
+    fast = bootstrap_means(records, resamples=3000, seed=3)
     assert fast.shape == (3000,)
     assert slow.std() > 0.05
     assert abs(fast.mean() - slow.mean()) < 0.1 * slow.std()
@@ -123,48 +158,95 @@ def test_bootstrap_agrees_with_a_slow_one_in_distribution(level):
 
 def test_training_variance_does_not_shrink_with_the_number_of_tasks():
     few, many = (tree(np.random.default_rng(0), shape=shape, spread={"seed": 1.0}, seeds=3) for shape in ([1], [2] * 20))
-    assert bootstrap_means(many, "loss").std() == pytest.approx(bootstrap_means(few, "loss").std(), rel=0.1)
+    assert bootstrap_means(many).std() == pytest.approx(bootstrap_means(few).std(), rel=0.1)
 
 
-def test_intervals_cover_the_truth_about_as_often_as_they_say():
-    rng = np.random.default_rng(0)
-    covered = 0
-    for trial in range(200):
-        records = tree(rng, shape=[1, 2, 3] * 4, spread={"cluster": 0.5, "dataset": 0.3, "draw": 0.2})
-        interval = bootstrap_interval(records, "loss", resamples=300, seed=trial)
-        covered += interval.low <= 2.0 <= interval.high
-    assert 0.85 * 200 <= covered <= 0.99 * 200
+def normal_interval(values, freedom):
+    """Student's interval about a mean."""
+    half = float(t_quantile(0.95, freedom)) * np.std(values, ddof=1) / math.sqrt(len(values))
+    return np.mean(values) - half, np.mean(values) + half
 
 
-def test_interval_is_the_percentile_interval():
-    records = tree(np.random.default_rng(0), shape=[1, 2, 3], spread={"cluster": 1.0})
-    means = bootstrap_means(records, "loss")
-    wide, narrow = (bootstrap_interval(records, "loss", **level) for level in ({}, {"level": 0.5}))
-    assert [wide.low, wide.high] == pytest.approx(np.quantile(means, [0.025, 0.975]))
-    assert [narrow.low, narrow.high] == pytest.approx(np.quantile(means, [0.25, 0.75]))
+@pytest.mark.parametrize("of", [{"cluster": str}, {"dataset": str}, {"draw": int}, {"seed": int}])
+def test_an_interval_over_one_level_is_as_wide_as_student_s(of):
+    """Of 12 evenly spread values; the bootstrap's quantiles are close to the normal's then."""
+    ((level, cast),) = of.items()
+    values = np.linspace(-1, 1, 12)
+    records = [record(float(value), **{level: cast(n)}) for n, value in enumerate(values)]
+    interval = interval_of([replace(r, task=f"t{r.cluster}{r.dataset}") for r in records], resamples=20000)
+    assert (interval.low, interval.high) == pytest.approx(normal_interval(values, 11), abs=0.02)
+
+
+def test_lower_levels_are_in_the_spread_of_clusters_once():
+    """Effects of draws alone: the standard error is that of independent cluster means, though draws are resampled below them too."""
+    records = tree(np.random.default_rng(0), shape=[2] * 30, spread={"draw": 1.0}, draws=4)
+    means = [macro_mean([r for r in records if r.cluster == cluster], "loss") for cluster in sorted({r.cluster for r in records})]
+    interval = interval_of(records)
+    low, high = normal_interval(means, 29)
+    assert interval.high - interval.low == pytest.approx(high - low, rel=0.05)
+
+
+def test_three_seeds_add_their_variance_with_their_few_degrees_of_freedom():
+    records = tree(np.random.default_rng(0), shape=[1] * 8, spread={}, seeds=3)
+    records = [replace(r, loss=[0.0, 1.0, 2.0][r.seed]) for r in records]
+    interval = interval_of(records)
+    # standard error 1 / sqrt(3), t of 2 degrees 4.303; resamples reach the outermost seed at 2.5%, at 1 = 1.5 standard deviations of theirs
+    assert interval.high - 1 == pytest.approx(4.303 / math.sqrt(3) * (1 / (math.sqrt(2) / 3)) / 1.96, rel=0.03)
+    assert interval.low == pytest.approx(2 - interval.high, abs=0.05)
+
+
+@pytest.mark.parametrize(
+    ("freedom", "expected"), [(1, 12.7062), (2, 4.3027), (3, 3.1824), (5, 2.5706), (10, 2.2281), (30, 2.0423), (np.inf, 1.9600)]
+)
+def test_t_quantiles_are_those_of_the_tables(freedom, expected):
+    assert t_quantile(0.95, freedom) == pytest.approx(expected, abs=3e-4)
+
+
+def test_t_quantiles_at_another_level():
+    assert t_quantile(0.8, np.array([1, 4])) == pytest.approx([3.0777, 1.5332], abs=3e-4)
+
+
+def test_narrower_levels_lie_inside():
+    design, replicates = replicated(tree(np.random.default_rng(0), shape=[1, 2, 3, 1], spread={"cluster": 1.0}))
+    (low, high), (inner_low, inner_high) = design.bounds(replicates), design.bounds(replicates, level=0.5)
+    assert low < inner_low < replicates[0] < inner_high < high
+
+
+def test_limits_cut_an_interval():
+    design, replicates = replicated(unbalanced())
+    assert design.interval(replicates, (0.0, 10.0)) == Interval(pytest.approx(6.25), 0.0, 10.0)
+
+
+def test_what_does_not_vary_has_no_width():
+    interval = interval_of(tree(np.random.default_rng(0), shape=[1, 2, 1], spread={}, seeds=2))
+    assert (interval.low, interval.mean, interval.high) == pytest.approx((2.0, 2.0, 2.0))
+
+
+def test_a_bias_of_the_resamples_does_not_move_the_interval():
+    """As calibration errors have it, which resampling only makes larger."""
+    design, replicates = replicated(unbalanced(), resamples=500)
+    biased = np.concatenate([replicates[:-500], replicates[-500:] + 1.0])
+    assert design.bounds(biased) == pytest.approx(design.bounds(replicates))
+
+
+def test_many_numbers_at_once_have_the_bounds_of_each():
+    design, first = replicated(unbalanced())
+    both = np.stack([first, first**2], axis=1)
+    np.testing.assert_allclose(np.array(design.bounds(both))[:, 1], design.bounds(first**2))
 
 
 def test_tasks_of_a_dataset_are_not_resampled():
     records = [record(loss, task=str(loss)) for loss in (0.0, 1.0, 5.0)]
-    assert bootstrap_means(records, "loss") == pytest.approx(2.0)
+    assert bootstrap_means(records) == pytest.approx(2.0)
 
 
 def test_bootstrap_is_a_function_of_its_seed_and_of_the_records_as_a_set():
     records = tree(np.random.default_rng(0), shape=[1, 2, 3], spread={"cluster": 1.0, "draw": 1.0}, seeds=2)
     shuffled = random.Random(0).sample(records, len(records))
-    first = bootstrap_means(records, "loss", seed=5)
-    np.testing.assert_array_equal(first, bootstrap_means(shuffled, "loss", seed=5))
-    assert not np.array_equal(first, bootstrap_means(records, "loss", seed=6))
+    first = bootstrap_means(records, seed=5)
+    np.testing.assert_array_equal(first, bootstrap_means(shuffled, seed=5))
+    assert not np.array_equal(first, bootstrap_means(records, seed=6))
     assert len(first) == 2000
-
-
-def test_summary_agrees_with_the_single_interval():
-    records = tree(np.random.default_rng(0), shape=[1, 2, 3], spread={"cluster": 1.0}) + tree(
-        np.random.default_rng(1), shape=[2, 2], spread={"cluster": 1.0}, step=5
-    )
-    summary = summarise(records, seed=4).summary["meta"]
-    for step, metric in itertools.product((0, 5), ("loss", "accuracy")):
-        assert summary[step][metric] == bootstrap_interval([r for r in records if r.step == step], metric, seed=4)
 
 
 def two_arms(shift=0.5):
@@ -181,35 +263,12 @@ def test_paired_differences_subtract_second_from_first():
     assert [r.accuracy for r in differences] == pytest.approx([0.25] * len(differences))
 
 
-def test_pairing_takes_the_variance_between_tasks_out():
-    result = summarise(two_arms(), pairs=[("meta", "multitask"), ("multitask", "meta")])
-    alone, paired = result.summary["meta"][10]["loss"], result.pairs["meta-multitask"][10]["loss"]
-    assert alone.high - alone.low > 1
-    assert (paired.low, paired.mean, paired.high) == pytest.approx((-0.5, -0.5, -0.5))
-    assert result.pairs["multitask-meta"][10]["loss"].mean == pytest.approx(0.5)
-
-
-def test_paired_interval_is_the_bootstrap_of_the_differences():
-    rng = np.random.default_rng(3)
-    records = [replace(r, loss=r.loss + float(rng.normal())) for r in two_arms()]
-    expected = bootstrap_interval(paired_differences(records, "meta", "multitask"), "loss")
-    assert summarise(records, [("meta", "multitask")]).pairs["meta-multitask"][10]["loss"] == expected
-    assert expected.low < expected.mean < expected.high
-
-
 @pytest.mark.parametrize("change", [{"task": "x"}, {"draw": 9}, {"seed": 9}, {"step": 9}, {"k": 9}, {"cluster": "x"}])
 def test_unmatched_pairs_raise(change):
     records = two_arms()
     records[-1] = replace(records[-1], **change)
     with pytest.raises(ValueError, match=r"'meta' and 'multitask' cannot be paired: 2 records"):
         paired_differences(records, "meta", "multitask")
-
-
-def test_a_missing_partner_raises_from_the_summary_too():
-    complete = [record(1.0, arm=arm, task=task) for arm in ("meta", "multitask") for task in "ab"]
-    summarise(complete, [("meta", "multitask")])
-    with pytest.raises(ValueError, match="1 records have no partner"):
-        summarise(complete[:-1], [("meta", "multitask")])
 
 
 def test_unknown_arm_and_repeated_records_raise():
@@ -219,49 +278,26 @@ def test_unknown_arm_and_repeated_records_raise():
         paired_differences([*two_arms(), two_arms()[-1]], "meta", "multitask")
 
 
-def test_json_form_is_exact():
-    result = summarise(two_arms(), [("meta", "multitask")]).to_json()
-    assert json.loads(json.dumps(result)) == result
-    assert set(result) == {"summary", "pairs", "notes"}
-    assert set(result["summary"]) == {"meta", "multitask"}
-    assert set(result["pairs"]) == {"meta-multitask"}
-    for curves in (*result["summary"].values(), *result["pairs"].values()):
-        assert set(curves) == {"10"}
-        assert set(curves["10"]) == {"loss", "accuracy"}
-        assert all(set(interval) == {"mean", "low", "high"} for interval in curves["10"].values())
-
-
 def test_notes_say_what_the_interval_leaves_out():
-    records = tree(np.random.default_rng(0), shape=[1] * 6, spread={}, seeds=2)
-    assert summarise(records).notes == []
-    assert summarise([r for r in records if r.seed == 0]).notes == ["one seed: training variance not covered"] == [ONE_SEED_NOTE]
-    assert summarise([r for r in records if r.cluster != "c0"]).notes == ["fewer than 6 clusters (5): intervals are too narrow"]
+    records = tree(np.random.default_rng(0), shape=[2] * 6, spread={}, seeds=2)
+    assert notes(records) == []
+    assert notes([r for r in records if r.seed == 0]) == ["one seed: training variance not covered"] == [ONE_SEED_NOTE]
+    (few,) = notes([r for r in records if r.cluster != "c0"])
+    assert few.startswith("fewer than 6 clusters (5): intervals are wide")
 
 
-def test_mappings_are_records_too():
-    rows = [{**asdict(r), "invalid_output": 0.0} for r in two_arms()]
-    assert as_records(rows) == two_arms()
-    assert summarise(rows, [("meta", "multitask")]) == summarise(two_arms(), [("meta", "multitask")])
+@pytest.mark.parametrize(
+    ("kept", "units"),
+    [({}, "2 datasets"), ({"dataset": "d0.0"}, "2 support draws"), ({"dataset": "d0.0", "draw": 0}, "training seeds alone")],
+)
+def test_notes_say_what_one_cluster_goes_over(kept, units):
+    records = tree(np.random.default_rng(0), shape=[2], spread={}, seeds=2)
+    records = [r for r in records if all(getattr(r, key) == value for key, value in kept.items())]
+    assert notes(records) == [f"one cluster: intervals go over its {units}; variance between kinds of tasks not covered"]
 
 
-def test_unusable_records_raise():
-    row = asdict(record(1.0))
-    with pytest.raises(ValueError, match="lacks draw, accuracy"):
-        as_records([{key: value for key, value in row.items() if key not in ("draw", "accuracy")}])
-    with pytest.raises(ValueError, match="no evaluation records"):
-        summarise([])
-    with pytest.raises(ValueError, match="loss is nan"):
-        summarise([record(float("nan"))])
-    with pytest.raises(ValueError, match="mix K = 4, 16"):
-        summarise([record(1.0, k=4), record(1.0, k=16)])
-    with pytest.raises(ValueError, match="one arm, K and step"):
+def test_macro_means_of_several_series_raise():
+    with pytest.raises(ValueError, match="one arm, regime, K and step"):
         macro_mean([record(1.0, step=0), record(1.0, step=1)], "loss")
-
-
-def test_incomplete_and_repeated_draws_raise():
-    grid = [record(1.0, task=task, draw=draw, seed=seed) for task in "ab" for draw in (0, 1) for seed in (0, 1)]
-    summarise(grid)
-    with pytest.raises(ValueError, match=r"'b', 1, 1\)"):
-        summarise(grid[:-1])
-    with pytest.raises(ValueError, match="exactly one record"):
-        summarise([*grid, grid[0]])
+    with pytest.raises(ValueError, match="not of none"):
+        macro_mean([], "loss")

@@ -20,7 +20,9 @@ from headstart.recipe import load_recipe
 from headstart.tasks.reading.source import of_suite
 from headstart.training import checkpoints
 from headstart.training.errors import RunError, Stopped
-from headstart.training.run import Session, check_folder, cut_metrics, meta_train
+from headstart.training.folder import check_folder, cut_metrics
+from headstart.training.run import Session, meta_train
+from headstart.training.validation import Validation
 
 PHASES = (
     {"algorithm": "multitask", "steps": 2},
@@ -93,6 +95,49 @@ def test_resumed_is_uninterrupted_to_the_bit(tiny_recipe, quiet, monkeypatch, ou
     assert len(metrics["control/metrics.jsonl"]) > 3
     assert [leg["flops"] for leg in returned.record["phases"]] == [leg["flops"] for leg in saved_phases(whole)]
     assert not (broken.run.output_dir / "checkpoints").exists()
+
+
+# a look in the middle of a phase is its best
+@pytest.mark.parametrize("row", range(1, 9))
+def test_the_best_state_is_kept_over_stops(tiny_recipe, quiet, monkeypatch, outcome, row):
+    begun = {}
+
+    def look(self, learner, theta, rates):
+        norm = float(sum(tensor.square().sum() for tensor in theta.values()))
+        first = begun.setdefault(tuple(rates), norm)
+        return {"validation/loss_0": 0.0, "validation/loss_adapted": (norm - first - 0.02) ** 2, "validation/gain": 0.0}
+
+    monkeypatch.setattr(Validation, "__call__", look)
+    phases = ({"algorithm": "multitask", "steps": 4}, {**PHASES[1], "steps": 4})
+    run = {"save_steps": 1, "eval_steps": 1, "load_best_model_at_end": True}
+    whole, broken = (tiny_recipe(*phases, folder=folder, run=run) for folder in ("whole", "broken"))
+    legs = meta_train(whole, quiet).record["phases"]
+    with monkeypatch.context() as patch:
+        end_at(patch, row, ask_to_stop)
+        with pytest.raises(Stopped):
+            meta_train(broken, quiet)
+    resumed = meta_train(broken, quiet, resume=True).record["phases"]
+    assert outcome(broken.run.output_dir) == outcome(whole.run.output_dir)
+    assert [(leg["best_step"], leg["loss"], leg["tokens"]) for leg in resumed] == [
+        (leg["best_step"], leg["loss"], leg["tokens"]) for leg in legs
+    ]
+    assert any(leg["best_step"] < leg["steps"] for leg in legs), "no best state had to be kept"
+
+
+def test_a_checkpoint_of_an_earlier_version_is_gone_on_from(stopped, quiet):
+    """It counted no tokens and knew of no best state."""
+
+    def older(about):
+        about["schema_version"] = 1
+        del about["leg_tokens"], about["best_loss"]
+        for state in about["states"].values():
+            for leg in state["spent"]:
+                del leg["tokens"], leg["loss"], leg["best_step"]
+
+    edit(stopped, older)
+    record = meta_train(stopped, quiet, resume=True).record
+    assert [leg["tokens"] > 0 for leg in record["phases"]] == [False, True]
+    assert record["cost"]["flops"] == sum(leg["flops"] for leg in record["phases"])
 
 
 def test_rows_are_laid_out_by_the_checkpoints_costs(stopped, quiet, monkeypatch):

@@ -91,3 +91,13 @@ def test_nothing_to_restore_before_the_first_step():
     own.restore({})
     assert own.state().keys() == {"log_rates/a"}
     torch.testing.assert_close(own.rates["a"], RATES["a"])
+
+
+def test_a_frozen_initialisation_stays_and_its_gradient_is_not_asked_for():
+    own = OuterOptimizer(THETA, RATES, OuterSection(warmup_steps=0, rates_learning_rate=0.05, weight_decay=0.5), frozen=True)
+    scalars = own.step(MetaGradient({}, {"a": torch.tensor([3.0, -4.0])}), 0, 0.0)
+    assert all(torch.equal(own.theta[name], THETA[name]) for name in THETA)
+    torch.testing.assert_close(own.rates["a"], RATES["a"] * torch.tensor([math.exp(-0.05), math.exp(0.05)]), rtol=1e-4, atol=0)
+    assert (scalars["grad_norm"], scalars["learning_rate"]) == (5.0, 0.05)
+    with pytest.raises(FloatingPointError, match="not finite"):
+        own.step(MetaGradient({}, {"a": torch.tensor([float("nan"), 0.0])}), 1, 0.0)

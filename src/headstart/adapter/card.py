@@ -175,6 +175,6 @@ def _results(folder: Path, record: Mapping[str, Any]) -> str:
         variant = f"Measured on other weights than it was trained on: from `{other['source']}`, fingerprint `{other['fingerprint']}`. "
     picture = "![loss and accuracy against adaptation steps](evaluation/curves.png)\n\n"
     return (
-        f"## Evaluation\n\nOn `{suite['split']}` of the suite `{suite['name']}` ({suite['regime']}), kinds that training never saw. "
-        f"{variant}{evaluation['table']}\n{picture if (folder / 'evaluation' / 'curves.png').exists() else ''}"
+        f"## Evaluation\n\nOn `{suite['split']}` of the suite `{suite['name']}`, kinds that training never saw; all of it in "
+        f"`evaluation/`. {variant}\n\n{evaluation['table']}\n{picture if (folder / 'evaluation' / 'curves.png').exists() else ''}"
     )

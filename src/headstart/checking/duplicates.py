@@ -1,11 +1,12 @@
 """Inputs that stand twice, or nearly, where they should not: in a task's support and query, and in two splits.
 
+Tasks that were copied as a whole are `checking.leaks`' matter, and told of there alone.
+
 Near duplicates are found by MinHash (Broder 1997) over runs of words, through locality-sensitive hashing; what is said of a pair is
 an estimate of the Jaccard similarity of their runs.
 """
 
 import hashlib
-import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rensa import RMinHash, RMinHashDigestMatrix
 
+from headstart.checking.leaks import Leaks, folded_words
 from headstart.tasks.problems import Level, Place, Problem
 from headstart.tasks.reading.source import ReadTask
 from headstart.tasks.task import Example
@@ -38,6 +40,7 @@ class Twins:
     """
 
     split_of: Mapping[str, str]
+    leaks: Leaks = field(init=False)
     _places: list[Place] = field(default_factory=list)
     _tasks: list[str] = field(default_factory=list)
     _prompts: list[NDArray[np.uint64]] = field(default_factory=list)
@@ -45,9 +48,13 @@ class Twins:
     _long: list[NDArray[np.int64]] = field(default_factory=list)
     _problems: list[Problem] = field(default_factory=list)
 
+    def __post_init__(self) -> None:
+        self.leaks = Leaks(self.split_of)
+
     def add(self, read: ReadTask) -> None:
         """Take a task, and note what its own halves have in common."""
         words = [_words(example) for example in read.task.examples]
+        self.leaks.add(read, words)
         hashes, task = _min_hashes(words), read.task
         half = len(words) // 2
         pairs = [(first, second) for first, second in near(hashes) if first < half <= second]
@@ -67,7 +74,8 @@ class Twins:
         self._prompts.append(np.array([_prompt(task.instruction, example) for example in task.examples], dtype=np.uint64))
 
     def problems(self) -> Iterator[Problem]:
-        """What was found, within tasks and then between splits."""
+        """What was found: tasks that leak, then repeats within tasks, then those between splits."""
+        yield from self.leaks.problems()
         yield from self._problems
         if self._hashes:
             yield from self._between_splits()
@@ -89,6 +97,9 @@ class Twins:
         for first, second in pairs:
             of_tasks[self._tasks[first], self._tasks[second]].append((first, second))
         for (one, other), found in of_tasks.items():
+            # of tasks that are told of as a whole, that is enough
+            if frozenset((one, other)) in self.leaks.found:
+                continue
             first, second = found[0]
             told = f"{what} of {self._places[first]}, in {self.split_of.get(one)!r}, stands here in {self.split_of.get(other)!r}"
             more = f", and so do {len(found) - 1} more of {other!r} and {one!r}" if len(found) > 1 else ""
@@ -122,8 +133,7 @@ def _equal(keys: NDArray[np.generic]) -> Iterator[tuple[int, int]]:
 
 def _words(example: Example) -> list[str]:
     said = " ".join([*(text for _, text in example.history), example.input])
-    # signs are words as well: in sums and brackets they are all that differs
-    return re.findall(r"\w+|[^\w\s]", said.lower()) or [said]
+    return folded_words(said)
 
 
 def _min_hashes(words: Sequence[Sequence[str]]) -> NDArray[np.uint32]:

@@ -1,5 +1,6 @@
 """Looking at a recipe: its base, its suite, where it writes, and what it will take on this machine."""
 
+import math
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -34,8 +35,9 @@ from headstart.tasks.render import Renderer
 from headstart.tasks.rows import Layout
 from headstart.tasks.samplers import task_weights
 from headstart.tasks.task import TaskSuite
+from headstart.training.folder import check_folder
 from headstart.training.loop import adaptation, episode_of
-from headstart.training.run import check_folder, require_sites
+from headstart.training.run import require_sites
 
 SAMPLED_STEPS = 16
 ESTIMATED_STEPS = 4
@@ -113,10 +115,14 @@ def _phases(recipe: Recipe, spec: BaseSpec, suite: TaskSuite, renderer: Renderer
     for phase in recipe.phases:
         tokens = _tokens(recipe, phase, suite, renderer, batcher.planner)
         operations = step_operations(recipe, phase, _episodes(recipe, phase, suite, ESTIMATED_STEPS), batcher, model)
-        phases.append({"algorithm": phase.algorithm, "steps": phase.steps, "tokens": tokens, "operations": operations})
+        length = {"steps": phase.steps or math.ceil((phase.flops or 0) / operations), "flops": phase.flops}
+        phases.append({"algorithm": phase.algorithm, **length, "tokens": tokens, "operations": operations})
         if isinstance(phase, MamlPhase):
             phases[-1]["inner_states"] = _inner_states(recipe, phase, model)
     findings.facts["phases"] = phases
+    findings.facts["trials"] = trials = len(recipe.search.trials) if recipe.search else 1
+    if trials > 1:
+        findings.add(Problem(f"search.grid: {trials} trials, each a whole run of these phases; the time is of all", level="note"))
     if layers:
         _memory(recipe, spec, suite, batcher, model, layers, findings)
         _time(layers, findings)
@@ -160,7 +166,7 @@ def _time(layers: Layers, findings: Findings) -> None:
     for phase in findings.facts["phases"]:
         phase["seconds"] = phase["steps"] * phase["operations"] / layers.speed
     findings.facts["time"] = {
-        "seconds": sum(phase["seconds"] for phase in findings.facts["phases"]),
+        "seconds": findings.facts["trials"] * sum(phase["seconds"] for phase in findings.facts["phases"]),
         "operations_per_second": layers.speed,
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads",
     }

@@ -1,81 +1,151 @@
 """Arms: what is compared. An arm is where adapting starts, by which rule, and which rates it may be tuned over."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
-from headstart.adapter.meta_adapter import Adaptation, MetaAdapter
+from headstart.algorithms.inner import expand
 from headstart.algorithms.rules import Adam, Rule
-from headstart.errors import HeadstartError
+from headstart.algorithms.types import Tensors
+from headstart.batches import Batcher
+from headstart.evaluation.contenders import CONTROLS, Contender
+from headstart.evaluation.errors import EvaluationError
+from headstart.evaluation.inits import INITS, Start, initialised, require_init
+from headstart.model.base import BaseSpec
 from headstart.model.learner import Learner
 from headstart.recipe import EvaluationSection
 
+PROMPTED = "icl"
+CONSTANT = ("zero_shot", PROMPTED)
+"""Arms that do not adapt."""
+SEEDLESS = (*CONSTANT, *(name for name, init in INITS.items() if init.needs_examples or init.alters_base))
+"""Arms in which nothing is drawn by a seed: they are run once, and count under every training seed."""
+LEARNED_RATES = ("multitask_rates", "meta")
 ARMS = {
+    "zero_shot": "the bare base, asked as it is",
+    "icl": "the bare base with the support examples as earlier turns of the chat, as many as fit; nothing is adapted",
     "random": "a fresh LoRA under AdamW's rule at one tuned rate",
-    "multitask": "plain multi-task LoRA at equal compute, under the same rule at one tuned rate",
-    "meta_adamw": "the meta-learned initialisation, under the same rule at one tuned rate",
+    **{name: f"{init.told}, under AdamW's rule at one tuned rate" for name, init in INITS.items()},
+    "multitask": "plain multi-task LoRA at equal compute, under AdamW's rule at one tuned rate",
+    "multitask_rates": "plain multi-task LoRA with rates learned on it inside the same compute, times one tuned factor",
+    "meta_adamw": "the meta-learned initialisation, under AdamW's rule at one tuned rate",
     "meta": "the meta-learned initialisation under the rule and rates it was learned with, times one tuned factor",
 }
-DEFAULT_ARMS = ("random", "multitask", "meta")
-
-
-class EvaluationError(HeadstartError):
-    """An evaluation cannot start; the message says why, and how to mend it."""
+USUAL_ARMS = ("zero_shot", "icl", "random", "multitask", "multitask_rates", "meta_adamw", "meta")
 
 
 @dataclass(frozen=True)
 class Arm:
-    """One side of a comparison.
+    """One side of a comparison, of one training seed.
 
     Args:
         name: as in `ARMS`.
-        theta: the initialisation, without task axis.
+        seed: the training seed of the adapter that it starts from, or of its own fresh draw.
+        start: where the tasks of an episode start.
         rule: the update rule.
-        rates: tensor name -> `(K,)`, what a candidate is multiplied with.
+        rates: tensor name -> `(K,)`, what a candidate is multiplied with; empty for an arm that does not adapt.
         candidates: factors to tune over on validation tasks; for an arm with one rate, that rate itself over rates of 1.
     """
 
     name: str
-    theta: Mapping[str, Tensor]
+    seed: int
+    start: Start
     rule: Rule
     rates: Mapping[str, Tensor]
     candidates: tuple[float, ...]
+
+    @property
+    def adapts(self) -> bool:
+        """Whether it takes any step."""
+        return bool(self.rates)
+
+    @property
+    def prompts(self) -> bool:
+        """Whether it is shown the support examples in the prompt."""
+        return self.name == PROMPTED
 
     def rates_at(self, candidate: float) -> dict[str, Tensor]:
         """The rates under one candidate."""
         return {name: rate * candidate for name, rate in self.rates.items()}
 
 
-def require_arms(names: Sequence[str], control: MetaAdapter | None) -> None:
-    """See that arms can be built, before anything is loaded.
+def choose_arms(wanted: Sequence[str] | None, contenders: Sequence[Contender], base: BaseSpec) -> tuple[tuple[str, ...], dict[str, str]]:
+    """The arms to run, and of the usual ones those that cannot be with the reason why.
+
+    Args:
+        wanted: names; the usual ones that can be run where None.
+        contenders: whose controls are looked at.
+        base: as it will be loaded.
 
     Raises:
-        EvaluationError: an unknown or repeated name, or `multitask` without a control.
+        EvaluationError: an unknown or repeated name, or one that cannot be run.
     """
-    unknown = [name for name in names if name not in ARMS]
+    if wanted is None:
+        reasons = {name: why_not(name, contenders, base) for name in USUAL_ARMS}
+        return tuple(name for name, why in reasons.items() if not why), {name: why for name, why in reasons.items() if why}
+    unknown = [name for name in wanted if name not in ARMS]
     if unknown:
         raise EvaluationError(f"unknown arm {unknown[0]!r}; there are {', '.join(ARMS)}")
-    if len(set(names)) < len(names) or not names:
-        raise EvaluationError(f"arms {', '.join(names) or '(none)'}: name at least one, and each once")
-    if "multitask" in names and control is None:
-        raise EvaluationError("the arm `multitask` needs the run's control; meta-train with run.control=true, or leave it out with --arms")
+    if len(set(wanted)) < len(wanted) or not wanted:
+        raise EvaluationError(f"arms {', '.join(wanted) or '(none)'}: name at least one, and each once")
+    for name in wanted:
+        if why := why_not(name, contenders, base):
+            raise EvaluationError(f"the arm `{name}` cannot be run: {why}; leave it out with --arms")
+    return tuple(wanted), {}
 
 
-def build_arms(
-    names: Sequence[str], meta: MetaAdapter, control: MetaAdapter | None, learner: Learner, section: EvaluationSection, seed: int
-) -> list[Arm]:
-    """The named arms over one learner; every one gets the same number of candidates."""
-    starts = {"random": learner.fresh_adapter(seed), "meta_adamw": meta.initial(learner), "meta": meta.initial(learner)}
-    if control is not None:
-        starts["multitask"] = control.initial(learner)
-    return [_arm(name, starts[name], meta, learner, section) for name in names]
+def why_not(name: str, contenders: Sequence[Contender], base: BaseSpec) -> str:
+    """Why an arm cannot be run; empty where it can."""
+    lacking = [one for one in contenders if name in CONTROLS and name not in one.controls]
+    if lacking:
+        rates = " --learn-rates" if name == "multitask_rates" else ""
+        run = lacking[0].folder.resolve().parent
+        return f"there is no control beside {lacking[0].folder}; `headstart meta-train --equal-compute-of {run.name}{rates}` trains one"
+    if name in INITS:
+        try:
+            require_init(name, base, contenders[0].meta.lora)
+        except EvaluationError as error:
+            return str(error)
+    return ""
 
 
-def _arm(name: str, theta: Mapping[str, Tensor], meta: MetaAdapter, learner: Learner, section: EvaluationSection) -> Arm:
-    if name == "meta":
-        return Arm(name, theta, meta.adaptation.build(), meta.schedule(learner), section.rate_factors)
+@contextmanager
+def opened(name: str, contender: Contender, learner: Learner, batcher: Batcher, section: EvaluationSection) -> Iterator[Arm]:
+    """An arm, for whose time the base is as its initialisation wants it."""
+    if name in INITS:
+        with initialised(name, learner, batcher, contender.seed) as start:
+            yield _under_adamw(name, contender.seed, start, learner.shapes(), learner, section)
+    else:
+        yield _arm(name, contender, learner, section)
+
+
+def _arm(name: str, contender: Contender, learner: Learner, section: EvaluationSection) -> Arm:
+    seed = contender.seed
+    if name in CONSTANT:
+        # B is zero in a fresh adapter, so that this is the bare base
+        return Arm(name, seed, _same(learner.fresh_adapter(seed)), Adam(), {}, ())
+    if name == "random":
+        return _under_adamw(name, seed, _same(fresh := learner.fresh_adapter(seed)), fresh, learner, section)
+    adapter = contender.controls[name] if name in CONTROLS else contender.meta
+    theta = adapter.initial(learner)
+    if name in LEARNED_RATES:
+        return Arm(name, seed, _same(theta), adapter.adaptation.build(), adapter.schedule(learner), section.rate_factors)
     # an initialisation that was learned for some sites to adapt is judged on those
-    adaptation = meta.adaptation if name == "meta_adamw" else Adaptation()
-    ones = adaptation.constant_rates(theta, 1.0)
-    return Arm(name, theta, Adam(), ones, section.learning_rates)
+    adapting = adapter.adaptation.adapting(theta) if name == "meta_adamw" else theta
+    return _under_adamw(name, seed, _same(theta), adapting, learner, section)
+
+
+def _under_adamw(
+    name: str, seed: int, start: Start, adapting: Sequence[str] | Mapping[str, object], learner: Learner, section: EvaluationSection
+) -> Arm:
+    """AdamW without weight decay, which is Adam, over rates of 1."""
+    ones = {each: torch.ones(1, device=learner.base.device) for each in adapting}
+    return Arm(name, seed, start, Adam(), ones, section.learning_rates)
+
+
+def _same(theta: Tensors) -> Start:
+    """Every task starts from one initialisation."""
+    return lambda episode: expand(theta, len(episode))

@@ -1,21 +1,21 @@
-"""The protocol: tune every arm alike on validation tasks, then adapt it to held-out tasks and record how it does."""
+"""The protocol: adapt an arm to tasks under given draws, and record how it does; the same for every arm."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 
 from torch import Tensor
 
-from headstart.algorithms.inner import expand, walk
-from headstart.batches import Batcher
+from headstart.algorithms.inner import moved, rate_at
+from headstart.algorithms.rules import Moments
+from headstart.algorithms.types import Tensors
 from headstart.evaluation.arms import Arm
-from headstart.evaluation.statistics import Record, macro_mean
-from headstart.model.learner import Learner
-from headstart.scoring import measure
-from headstart.tasks.episodes import Episode, evaluation_draw
+from headstart.evaluation.design import Setting, horizon_of
+from headstart.evaluation.drift import Drift
+from headstart.evaluation.measuring import Measured, measure, prompted
+from headstart.evaluation.records import Record
+from headstart.passes import Passes
+from headstart.tasks.episodes import Draw, Episode, evaluation_draw
 from headstart.tasks.task import Task
-
-Tick = Callable[[float, str], None]
-"""Called with work done, in the unit of `Protocol.cost`, and a note."""
 
 
 @dataclass(frozen=True)
@@ -23,102 +23,142 @@ class Protocol:
     """What is measured, the same for every arm.
 
     Args:
-        support: K, the shots.
-        query: query examples a task.
-        steps: adaptation steps after which to score.
+        setting: regime and shots.
+        query: query examples a task, of those that it has.
+        steps: adaptation steps after which to measure, ascending.
+        horizons: numbers of steps that rates are tuned for, ascending; empty where no step is taken.
         draws: support draws a task.
         seed: of the draws.
+        drift_step: the step at which drift is measured too; None for none.
     """
 
-    support: int
+    setting: Setting
     query: int
     steps: tuple[int, ...]
+    horizons: tuple[int, ...]
     draws: int
     seed: int
+    drift_step: int | None = None
 
-    @property
-    def tuning(self) -> "Protocol":
-        """The same with one draw, scored after the last step only."""
-        return replace(self, steps=(max(self.steps),), draws=1)
+    def episode(self, tasks: Sequence[Task], draw: int) -> Episode:
+        """All tasks under one draw."""
+        return tuple(evaluation_draw(task, draw=draw, support=self.setting.k, query=self.query, seed=self.seed) for task in tasks)
 
-    @property
-    def cost(self) -> int:
-        """Work on one task: examples in forward passes, a forward and backward pass counted as three."""
-        return self.draws * (3 * self.support * max(self.steps) + self.query * len(self.steps))
-
-    def episodes(self, tasks: Sequence[Task]) -> Iterator[tuple[int, Episode]]:
-        """Each draw's number, and all tasks under that draw."""
-        for draw in range(self.draws):
-            yield draw, tuple(evaluation_draw(task, draw=draw, support=self.support, query=self.query, seed=self.seed) for task in tasks)
+    def runs(self, chosen: Mapping[int, float]) -> dict[float, tuple[int, ...]]:
+        """Candidate -> the steps that are read off its run, of an arm whose candidates were chosen by horizon; step 0 off the first's."""
+        runs: dict[float, tuple[int, ...]] = {}
+        for step in self.steps:
+            candidate = chosen[horizon_of(step, self.horizons)]
+            runs[candidate] = (*runs.get(candidate, ()), step)
+        return runs
 
 
 @dataclass(frozen=True)
 class Bench:
-    """What arms are run on: a learner, its batcher, the protocol, and whom to tell of progress."""
+    """What arms are run on.
 
-    learner: Learner
-    batcher: Batcher
-    protocol: Protocol
-    tick: Tick
-
-
-def tune(arm: Arm, tasks: Sequence[Task], bench: Bench) -> dict[float, float]:
-    """The loss at the last step of each candidate, as cluster macro-mean over validation tasks; one draw each.
-
-    A winner at the edge of the grid widens it, at most twice, so that no arm is held back by the grid it was given.
+    Args:
+        passes: over the base with its sites.
+        prompting: the same with room for prompts that hold the support examples.
+        drift: measures drift; None where it is not.
     """
-    bench = replace(bench, protocol=bench.protocol.tuning)
-    found: dict[float, float] = {}
-    waiting = list(arm.candidates)
-    while waiting:
-        candidate = waiting.pop(0)
-        found[candidate] = macro_mean(run_arm(arm, candidate, tasks, bench), "loss")
-        if not waiting and len(found) < len(arm.candidates) + 2:
-            waiting = _beyond(found)
-    return found
+
+    passes: Passes
+    prompting: Passes
+    drift: Drift | None = None
 
 
-def _beyond(found: Mapping[float, float]) -> list[float]:
-    """The next candidate past a winner at the grid's edge, at the grid's own spacing."""
-    grid, best = sorted(found), min(found, key=found.__getitem__)
-    if len(grid) < 2 or best not in (grid[0], grid[-1]):
-        return []
-    neighbour = grid[1] if best == grid[0] else grid[-2]
-    return [best * best / neighbour]
+@dataclass(frozen=True)
+class Gone:
+    """What came of an arm on a piece.
+
+    Args:
+        records: of its tasks, at all steps.
+        shown: task -> how many support examples fitted into its prompts; empty of arms that do not prompt.
+    """
+
+    records: list[Record]
+    shown: dict[str, int]
 
 
-def run_arm(arm: Arm, candidate: float, tasks: Sequence[Task], bench: Bench) -> Iterator[Record]:
-    """Adapt an arm to every task and draw, and record its metrics at the protocol's steps."""
-    for draw, episode in bench.protocol.episodes(tasks):
-        for piece in bench.batcher.pieces(episode):
-            for step, phi in trajectory(arm, candidate, piece, bench):
-                if step in bench.protocol.steps:
-                    yield from _records(arm.name, phi, piece, draw, step, bench)
-            bench.tick(len(piece) * bench.protocol.cost / bench.protocol.draws, arm.name)
+def run_piece(arm: Arm, chosen: Mapping[int, float], draw: int, piece: Episode, protocol: Protocol, bench: Bench) -> Gone:
+    """Adapt an arm to the tasks of a piece, and measure it.
+
+    Args:
+        arm: what is run.
+        chosen: horizon -> its candidate; of no account for an arm that does not adapt.
+        draw: the draw's number.
+        piece: tasks under that draw, computed together.
+        protocol: what is measured.
+        bench: what it is run on.
+    """
+    shown: dict[str, int] = {}
+    found = _adapted(arm, chosen, piece, protocol, bench) if arm.adapts else _constant(arm, piece, bench, shown)
+    return Gone([_record(arm, protocol, draw, *each) for each in found], shown)
 
 
-def trajectory(arm: Arm, candidate: float, piece: Episode, bench: Bench) -> Iterator[tuple[int, Mapping[str, Tensor]]]:
-    """The adapters of a piece's tasks before the first step and after each."""
-    start = expand(arm.theta, len(piece))
-    yield 0, start
-    support = bench.batcher.batch(piece).support
-    steps = walk(bench.learner.losses, start, support, arm.rule, arm.rates_at(candidate), max(bench.protocol.steps))
-    for number, step in enumerate(steps, start=1):
-        yield number, step.phi
+Found = tuple[Task, int, Measured, float | None]
+"""A task, the step, what was measured, and the drift."""
 
 
-def _records(arm: str, phi: Mapping[str, Tensor], piece: Episode, draw: int, step: int, bench: Bench) -> Iterator[Record]:
-    for part, metrics in zip(piece, measure(bench.learner, phi, piece, bench.batcher), strict=True):
-        task = part.task
-        yield Record(
-            arm=arm,
-            task=task.name,
-            cluster=task.cluster,
-            dataset=task.dataset,
-            draw=draw,
-            seed=bench.protocol.seed,
-            k=bench.protocol.support,
-            step=step,
-            loss=metrics.loss,
-            accuracy=metrics.accuracy,
-        )
+def _adapted(arm: Arm, chosen: Mapping[int, float], piece: Episode, protocol: Protocol, bench: Bench) -> Iterator[Found]:
+    for candidate, steps in protocol.runs(chosen).items():
+        for step, phi in trajectory(arm, candidate, piece, bench.passes, max(steps)):
+            if step not in steps:
+                continue
+            drifts = _drifts(phi, step, len(piece), protocol, bench)
+            for part, measured, drifted in zip(piece, measure(bench.passes, phi, piece), drifts, strict=True):
+                yield part.task, step, measured, drifted
+
+
+def _drifts(phi: Tensors, step: int, tasks: int, protocol: Protocol, bench: Bench) -> Sequence[float | None]:
+    if bench.drift is None or step != protocol.drift_step:
+        return [None] * tasks
+    return bench.drift.of(phi)
+
+
+def _constant(arm: Arm, piece: Episode, bench: Bench, shown: dict[str, int]) -> Iterator[Found]:
+    passes, asked = bench.passes, list(piece)
+    if arm.prompts:
+        passes = bench.prompting
+        fitted = [prompted(part, passes.batcher.renderer) for part in piece]
+        asked = [part for part, _ in fitted]
+        shown |= {part.task.name: count for part, count in fitted}
+    for part, measured in zip(piece, measure(passes, arm.start(piece), asked), strict=True):
+        yield part.task, 0, measured, None
+
+
+def trajectory(arm: Arm, candidate: float, piece: Episode, passes: Passes, last: int) -> Iterator[tuple[int, dict[str, Tensor]]]:
+    """The adapters of a piece's tasks before the first step and after each up to the last."""
+    phi = arm.start(piece)
+    yield 0, phi
+    rates, memory = arm.rates_at(candidate), None
+    supports = [replace(part, support=(), query=part.support[0]) for part in piece]
+    for step in range(last):
+        phi, memory = _step(arm, phi, memory, supports, passes, {name: rate_at(rate, step) for name, rate in rates.items()})
+        yield step + 1, phi
+
+
+def _step(
+    arm: Arm, phi: dict[str, Tensor], memory: Moments | None, supports: Sequence[Draw], passes: Passes, rates: Mapping[str, Tensor]
+) -> tuple[dict[str, Tensor], Moments | None]:
+    _, found = passes.gradients(phi, supports, rates)
+    direction, memory = arm.rule.direction(found, memory)
+    return moved(phi, direction, rates), memory
+
+
+def _record(arm: Arm, protocol: Protocol, draw: int, task: Task, step: int, measured: Measured, drifted: float | None) -> Record:
+    setting = protocol.setting
+    return Record(
+        arm=arm.name,
+        task=task.name,
+        cluster=task.cluster,
+        dataset=task.dataset,
+        regime=setting.regime,
+        k=setting.k,
+        draw=draw,
+        seed=arm.seed,
+        step=step,
+        **asdict(measured),
+        drift=drifted,
+    )

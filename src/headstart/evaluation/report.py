@@ -1,128 +1,214 @@
-"""The results document: built from records, written and read as JSON, shown as a table."""
+"""The results document in words: its headline, as Markdown, and as a table for the terminal."""
 
-from __future__ import annotations
-
-import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict
-from pathlib import Path
-from typing import Any, TypeAlias
+from collections.abc import Iterator, Mapping, Sequence
 
 from rich.box import SIMPLE_HEAD
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from headstart.evaluation.statistics import METRICS, Record, RecordLike, summarise
-from headstart.files import write_atomically
-
-SCHEMA_VERSION = 1
-REQUIRED_KEYS = ("schema_version", "records", "summary", "pairs", "notes", "protocol")
-
-Results: TypeAlias = dict[str, Any]
-
-
-def build_results(
-    records: Iterable[RecordLike],
-    pairs: Sequence[tuple[str, str]],
-    protocol: Mapping[str, Any],
-    *,
-    resamples: int = 2000,
-    seed: int = 0,
-) -> Results:
-    """The results document of one evaluation at one K; a pair (first, second) is reported as first minus second.
-
-    `protocol` says how the records were made and is kept as it is; its values must be JSON's. Raises `ValueError` as `summarise` does.
-    """
-    rows = [asdict(record) if isinstance(record, Record) else dict(record) for record in records]
-    summary = summarise(rows, pairs, resamples=resamples, seed=seed).to_json()
-    return {"schema_version": SCHEMA_VERSION, "protocol": dict(protocol), **summary, "records": rows}
+from headstart.evaluation.schema import Headline, MetricName, Metrics, Results, Sensitivity, Setting
+from headstart.evaluation.view import (
+    CURVE_METRICS,
+    MAIN,
+    METRICS,
+    OTHERS,
+    REGIMES,
+    Series,
+    all_steps,
+    at,
+    count,
+    describe_design,
+    primary_setting,
+    series,
+    setting_title,
+    sides,
+)
 
 
-def write_results(results: Mapping[str, Any], path: str | Path) -> None:
-    """Write the document as JSON, whole or not at all; raises `ValueError` on NaN and infinity, which JSON does not have."""
-    write_atomically(Path(path), (json.dumps(results, indent=1, allow_nan=False) + "\n").encode())
+def headline(results: Results) -> str:
+    """The primary comparison in one sentence, worded as its interval allows."""
+    found = results["headline"]
+    if found is None:
+        return _no_headline(results)
+    setting = primary_setting(results)
+    first, second = sides(found["pair"], list(results["summary"]))
+    where = f"at step {found['step']}, K = {found['k']}, {REGIMES[found['regime']]} ({describe_design(results, setting)})"
+    standing = verdict(found["metric"], found["low"], found["high"])
+    metric = METRICS[found["metric"]]
+    if standing == "not decided":
+        return (
+            f"Whether {first} is ahead of {second} is not decided: the difference is {_size(found, 1)} {metric.points} "
+            f"{_range(found, 1)} {where}."
+        )
+    # told as a positive amount, whichever side has it
+    sign = 1 if found["low"] > 0 else -1
+    return f"{first} is {standing} {second} by {_size(found, sign)} {metric.points} {_range(found, sign)} {where}."
 
 
-def read_results(path: str | Path) -> Results:
-    """Read a results document; raises `ValueError` if it is not one, lacks a key, or has a schema version newer than this code's."""
-    try:
-        results = json.loads(Path(path).read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON: {error}") from error
-    if not isinstance(results, dict) or not isinstance(results.get("schema_version"), int):
-        raise ValueError(f"{path} is not a results document: it has no schema_version")
-    if results["schema_version"] > SCHEMA_VERSION:
-        raise ValueError(f"{path} has schema version {results['schema_version']}; this version of headstart reads up to {SCHEMA_VERSION}")
-    missing = [key for key in REQUIRED_KEYS if key not in results]
-    if missing:
-        raise ValueError(f"{path} lacks {', '.join(missing)}")
-    return results
+def verdict(metric: str, low: float, high: float) -> str:
+    """What an interval of a difference says of its first side: "ahead of", "behind", or "not decided" where it holds 0."""
+    if low <= 0 <= high:
+        return "not decided"
+    return "ahead of" if (low > 0) == (METRICS[metric].better > 0) else "behind"
 
 
-def describe_design(results: Mapping[str, Any]) -> str:
-    """How many tasks, clusters and shots the records cover, such as "24 tasks in 12 clusters, K = 16"."""
-    records = results["records"]
-    tasks = len({(record["cluster"], record["dataset"], record["task"]) for record in records})
-    clusters = len({record["cluster"] for record in records})
-    shots = ", ".join(str(k) for k in sorted({record["k"] for record in records}))
-    return f"{_count(tasks, 'task')} in {_count(clusters, 'cluster')}, K = {shots}"
+def _size(found: Headline, sign: int) -> str:
+    return METRICS[found["metric"]].number(sign * found["mean"])
 
 
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+def _range(found: Headline, sign: int) -> str:
+    low, high = sorted((sign * found["low"], sign * found["high"]))
+    metric = METRICS[found["metric"]]
+    return f"[{metric.number(low)}, {metric.number(high)}]"
 
 
-def summary_steps(results: Mapping[str, Any]) -> list[int]:
-    """All steps at which some arm was measured, ascending."""
-    return sorted({int(step) for by_step in results["summary"].values() for step in by_step})
+def _no_headline(results: Results) -> str:
+    primary = results["protocol"]["primary"]
+    skipped = results["protocol"]["skipped"]
+    names = sides(primary["pair"], [*results["summary"], *skipped])
+    missing = [f"{name} ({skipped[name]})" if name in skipped else name for name in names if name not in results["summary"]]
+    why = f"it lacks {' and '.join(missing)}" if missing else "it was not measured there"
+    where = f"at step {primary['step']}, K = {primary['k']}, {REGIMES[primary['regime']]}"
+    return f"No headline: there is no {METRICS[primary['metric']].title} of {names[0]} against {names[1]} {where}; {why}."
 
 
-def results_table(results: Mapping[str, Any]) -> Table:
-    """The document as a `rich` table: every arm's loss and accuracy by step, then the paired differences."""
-    notes = "\n".join(results["notes"]) or None
-    table = Table(title=f"{describe_design(results)}: mean and 95% interval", caption=notes, box=SIMPLE_HEAD, show_edge=False)
-    table.add_column("step", no_wrap=True, overflow="fold")
-    steps = summary_steps(results)
-    for step in steps:
-        table.add_column(str(step), justify="right")
-    for title, curves, metric, signed in _blocks(results):
-        table.add_section()
-        table.add_row(Text(title, style="bold"))
-        for name, by_step in curves.items():
-            table.add_row(Text(name), *(Text(_cell(by_step, step, metric, signed, "\n")) for step in steps))
-    return table
-
-
-def results_markdown(results: Mapping[str, Any]) -> str:
-    """The same as a GitHub Markdown table, with its heading line above it and the notes below it."""
-    steps = summary_steps(results)
-    lines = [f"{describe_design(results)}: mean [95% interval]", "", _markdown_row(["metric", "arm", *(f"step {step}" for step in steps)])]
-    lines.append(_markdown_row(["---", "---", *("---:" for _ in steps)]))
-    for title, curves, metric, signed in _blocks(results):
-        for name, by_step in curves.items():
-            lines.append(_markdown_row([title, name, *(_cell(by_step, step, metric, signed, " ") for step in steps)]))
+def results_markdown(results: Results, *, every: bool = True) -> str:
+    """The document in GitHub's Markdown: the headline, tables for every setting or the primary one alone, notes and looks."""
+    lines = [f"**{_plain(headline(results))}**", "", _key(results)]
+    for setting in results["settings"] if every else [primary_setting(results)]:
+        lines += _setting_markdown(results, setting)
     if results["notes"]:
-        lines += ["", *(f"- {note}" for note in results["notes"])]
+        lines += ["", *(f"- {_plain(note)}" for note in results["notes"])]
+    if results["looks"]:
+        lines += ["", f"{count(len(results['looks']), 'look')} taken at this suite's test split."]
     return "\n".join(lines) + "\n"
 
 
+def _key(results: Results) -> str:
+    lacking = sorted(name for name, facts in results["tasks"].items() if not facts["headroom"])
+    headroom = f" No headroom, as no arm beats the commonest answer: {_plain(', '.join(lacking))}." if lacking else ""
+    return f"Mean [95% interval]; a difference is first minus second, of shares in points.{headroom}"
+
+
+def _setting_markdown(results: Results, setting: Setting) -> Iterator[str]:
+    yield from ("", f"### {setting_title(setting)[0].upper()}{setting_title(setting)[1:]}", "", f"{describe_design(results, setting)}.", "")
+    steps = all_steps(setting)
+    head = ["metric", "arm", *(f"step {step}" for step in steps)]
+    yield from _markdown_table(head, 2, _blocks(setting, MAIN, steps))
+    others = list(_blocks(setting, OTHERS, steps))
+    if others:
+        yield ""
+        yield from _markdown_table(head, 2, others)
+    if setting["curves"]:
+        yield ""
+        yield from _markdown_table(["whole curve", *(METRICS[metric].title for metric in CURVE_METRICS)], 1, _curve_rows(setting))
+    primary = results["protocol"]["primary"]
+    if rows := list(_sensitivity_rows(setting, primary["pair"])):
+        yield ""
+        head = [f"{primary['pair']} at step {primary['step']}", "tasks", *(f"{METRICS[metric].title} difference" for metric in MAIN)]
+        yield from _markdown_table(head, 1, rows)
+
+
+def _markdown_table(head: Sequence[str], names: int, rows: Iterator[list[str]] | Sequence[list[str]]) -> Iterator[str]:
+    """A table whose first columns hold names, and whose others hold numbers."""
+    yield _markdown_row(head)
+    yield _markdown_row(["---" if column < names else "---:" for column in range(len(head))])
+    yield from map(_markdown_row, rows)
+
+
 def _markdown_row(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+    return "| " + " | ".join(_plain(cell).replace("|", "\\|") for cell in cells) + " |"
 
 
-def _blocks(results: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any], str, bool]]:
-    """The table's blocks in order: title, curves by name, metric, and whether values carry their sign."""
-    for metric in METRICS:
-        yield metric, results["summary"], metric, False
-    if results["pairs"]:
-        for metric in METRICS:
-            yield f"{metric} difference", results["pairs"], metric, True
+def _plain(text: str) -> str:
+    """One line that is no markup."""
+    return " ".join(text.split()).replace("<", "&lt;")
 
 
-def _cell(by_step: Mapping[str, Any], step: int, metric: str, signed: bool, separator: str) -> str:
-    """`mean [low, high]`, or a dash where the arm was not measured at this step."""
-    if str(step) not in by_step:
-        return "-"
-    interval = by_step[str(step)][metric]
-    mean, low, high = (f"{interval[key]:{'+' if signed else ''}.3f}" for key in ("mean", "low", "high"))
-    return f"{mean}{separator}[{low}, {high}]"
+def _blocks(setting: Setting, metrics: Sequence[MetricName], steps: Sequence[int]) -> Iterator[list[str]]:
+    """Rows of every arm, then of every pair, metric by metric: title, name, and a cell for each step."""
+    for curves, signed in ((setting["summary"], False), (setting["pairs"], True)):
+        for metric in metrics:
+            title = f"{METRICS[metric].title} difference" if signed else METRICS[metric].title
+            for each in series(curves, metric):
+                yield [title, each.name, *_cells(each, metric, steps, signed, " ")]
+
+
+def _cells(each: Series, metric: MetricName, steps: Sequence[int], signed: bool, separator: str) -> list[str]:
+    """`mean [low, high]` at each step, or a dash where it was not measured."""
+    return [METRICS[metric].interval(each.intervals[step], signed, separator) if step in each.intervals else "-" for step in steps]
+
+
+def _curve_rows(setting: Setting) -> Iterator[list[str]]:
+    for curves, signed in ((setting["curves"], False), (setting["curve_pairs"], True)):
+        for name, numbers in curves.items():
+            cells = [METRICS[metric].interval(numbers[metric], signed) if metric in numbers else "-" for metric in CURVE_METRICS]
+            if "steps_to_target" in numbers and (censored := numbers["steps_to_target"]["censored"]) >= 0.005:
+                cells[-1] += f", {censored:.0%} never"
+            yield [name, *cells]
+
+
+def _sensitivity_rows(setting: Setting, pair: str) -> Iterator[list[str]]:
+    for row in setting["sensitivity"]:
+        if pair in row["pairs"]:
+            yield [_name_of(row), str(row["tasks"]), *_main_cells(row["pairs"][pair])]
+
+
+def _name_of(row: Sensitivity) -> str:
+    return f"{row['name']} ({', '.join(row['left_out'])})" if 0 < len(row["left_out"]) <= 3 else row["name"]
+
+
+def _main_cells(metrics: Metrics) -> list[str]:
+    return [METRICS[metric].interval(metrics[metric], signed=True) if metric in metrics else "-" for metric in MAIN]
+
+
+def results_table(results: Results) -> RenderableType:
+    """For a terminal: the headline, the primary setting's loss and accuracy by step, and the pairs of the other settings."""
+    parts: list[RenderableType] = [Text(headline(results), style="bold"), Text(), _primary_table(results)]
+    if len(results["settings"]) > 1:
+        parts += [Text(), _settings_table(results)]
+    return Group(*parts)
+
+
+def _primary_table(results: Results) -> Table:
+    setting = primary_setting(results)
+    notes = Text("\n".join(results["notes"])) if results["notes"] else None
+    title = Text(f"{setting_title(setting)}: {describe_design(results, setting)}; mean and 95% interval")
+    table = Table(title=title, caption=notes, box=SIMPLE_HEAD, show_edge=False)
+    table.add_column("step", no_wrap=True, overflow="fold")
+    steps = all_steps(setting)
+    for step in steps:
+        table.add_column(str(step), justify="right")
+    for curves, signed in ((setting["summary"], False), (setting["pairs"], True)):
+        for metric in MAIN:
+            _add_block(table, curves, metric, steps, signed)
+    return table
+
+
+def _add_block(table: Table, curves: Mapping[str, Mapping[str, Metrics]], metric: MetricName, steps: Sequence[int], signed: bool) -> None:
+    """A titled block of rows, of differences where `signed`."""
+    rows = series(curves, metric)
+    if not rows:
+        return
+    table.add_section()
+    table.add_row(Text(f"{METRICS[metric].title} difference" if signed else METRICS[metric].title, style="bold"))
+    for each in rows:
+        table.add_row(Text(each.name), *map(Text, _cells(each, metric, steps, signed, "\n")))
+
+
+def _settings_table(results: Results) -> Table:
+    """Every other setting's pairs at the primary step."""
+    step = results["protocol"]["primary"]["step"]
+    table = Table(title=Text(f"the other settings at step {step}: differences and 95% intervals"), box=SIMPLE_HEAD, show_edge=False)
+    for column in ("setting", "pair"):
+        table.add_column(column, overflow="fold")
+    for metric in MAIN:
+        table.add_column(METRICS[metric].title, justify="right")
+    for setting in results["settings"]:
+        if setting is not primary_setting(results):
+            for pair, curve in setting["pairs"].items():
+                found = [(METRICS[metric], at(curve, metric, step)) for metric in MAIN]
+                cells = [metric.interval(value, signed=True) if value else "-" for metric, value in found]
+                table.add_row(Text(setting_title(setting)), Text(pair), *map(Text, cells))
+    return table

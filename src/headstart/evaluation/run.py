@@ -1,255 +1,296 @@
-"""A whole evaluation: from an adapter folder to a results document, its picture and the adapter's card."""
+"""A whole evaluation: from adapter folders to a results document, its report and the adapters' cards."""
 
-import copy
 import shutil
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rich.console import Console
 
 from headstart.adapter.card import write_card
 from headstart.adapter.files import read_json
-from headstart.adapter.meta_adapter import MetaAdapter, adapter_folder
-from headstart.batches import Batcher
-from headstart.evaluation.arms import DEFAULT_ARMS, EvaluationError, build_arms, require_arms
+from headstart.evaluation.arms import ARMS, PROMPTED
+from headstart.evaluation.campaign import Campaign
+from headstart.evaluation.contenders import Contender, cost, read_contenders, unequal
 from headstart.evaluation.curves import plot_evaluation
-from headstart.evaluation.protocol import Bench, Protocol, run_arm, tune
-from headstart.evaluation.report import Results, build_results, results_markdown, results_table, write_results
-from headstart.evaluation.statistics import Record
-from headstart.files import require_writable, whole_folder, write_json
-from headstart.model.base import Base, BaseSpec, load_base, load_tokenizer
-from headstart.model.learner import Learner
-from headstart.progress import Meter, meter, say
-from headstart.provenance import provenance
-from headstart.recipe import EvaluationSection, Recipe, apply_override, parse_recipe
-from headstart.tasks.prepare import prepare_suite, spread
-from headstart.tasks.render import Renderer
-from headstart.tasks.spec import SourceSpec
-from headstart.tasks.task import Task, TaskSuite
+from headstart.evaluation.design import PAIRS, PRIMARY_PAIR, TEST, primary_step
+from headstart.evaluation.kept import Kept
+from headstart.evaluation.ledger import default_ledger, record_look
+from headstart.evaluation.page import report_html
+from headstart.evaluation.plan import Plan, Quantization, Wishes
+from headstart.evaluation.report import headline, results_markdown, results_table
+from headstart.evaluation.schema import SCHEMA_VERSION, Results, write_results
+from headstart.evaluation.statistics import notes
+from headstart.evaluation.summary import headroom, summarise
+from headstart.evaluation.tuning import choose
+from headstart.files import require_writable, whole_folder, write_atomically, write_json
+from headstart.interrupt import interruptible
+from headstart.model.base import Base, load_base
+from headstart.progress import meter, say
+from headstart.provenance import commit, provenance
 
-TUNING_SPLIT = "meta_validation"
-PAIRS = (("meta", "multitask"), ("meta", "random"), ("multitask", "random"), ("meta_adamw", "multitask"), ("meta", "meta_adamw"))
+PRIMARY_METRIC = "accuracy"
 
 
 def evaluate(
-    adapter: str | Path,
+    adapters: str | Path | Sequence[str | Path],
     *,
     suite: str | None = None,
-    split: str = "meta_test",
+    split: str = "meta_validation",
+    tier: Literal["quick", "standard", "full"] | None = None,
     arms: Sequence[str] | None = None,
+    shots: int | Sequence[int] | None = None,
+    steps: Sequence[int] | None = None,
+    draws: int | None = None,
+    seeds: Sequence[int] | None = None,
+    final: bool = False,
     output: str | Path | None = None,
     overrides: Sequence[str] = (),
     base_source: str | None = None,
+    quantization: Quantization | None = None,
     allow_base_variant: bool = False,
+    ledger: str | Path | None = None,
     console: Console | None = None,
 ) -> Results:
-    """Compare a meta-adapter with its baselines on tasks whose kinds it never saw.
+    """Compare a meta-adapter with its baselines on tasks whose kinds it never saw; `docs/evaluation.md` is the protocol.
 
-    Every arm's rate is tuned alike on tasks of `meta_validation`, which are then left out of what is measured. Writes
-    `results.json` and `curves.png`.
+    Every arm's rates are tuned alike on tasks of `meta_validation`, which are then left out of what is measured. What was measured
+    is kept as it goes: the same call goes on where it was stopped, and with another arm does that arm alone. Writes `results.json`,
+    `report.html`, `report.md` and `curves.png`.
 
     Args:
-        adapter: an adapter folder, or a shipped adapter's name; the control of its run is looked for beside it.
-        suite: `builtin` or a folder; the one it was trained on where None.
+        adapters: an adapter folder or a shipped adapter's name, or several, which count as training seeds of one recipe; the
+            controls of a run are looked for beside its adapter.
+        suite: `builtin`, a folder or a dataset's id; the one they were trained on where None.
         split: the split to measure on.
-        arms: names of `headstart.evaluation.arms.ARMS`; `random`, `multitask` (if there is a control) and `meta` where None.
-        output: where to write; where None, into `evaluation/` beside the adapter, and into the adapter's card too; a shipped
+        tier: fixes tasks, draws, query examples, steps and shots; the recipe's evaluation section does where None.
+        arms: names of `headstart.evaluation.arms.ARMS`; the usual ones that can be run where None.
+        shots: K, or several.
+        steps: adaptation steps to measure after.
+        draws: support draws a task.
+        seeds: the training seeds that take part; all where None.
+        final: `meta_test` is meant to be looked at; the look is written into the ledger first.
+        output: where to write; where None, into `evaluation/` beside the first adapter, and into all adapters' cards too; a shipped
             adapter stays as it is, and `evaluated/NAME` takes its results.
-        overrides: `evaluation.a=value`, over the evaluation section of the recipe the adapter was trained by.
+        overrides: `evaluation.a=value`, over the evaluation section of the recipe the adapters were trained by.
         base_source: where the base's weights come from: `hub`, `bundled` or a folder; what the adapter says where None.
+        quantization: how the base is loaded; as in training where None.
         allow_base_variant: accept other weights of the same base; the results say which.
+        ledger: the file of looks at test splits; one for all of a user's projects where None.
         console: prints progress and the table.
 
     Returns:
-        The results document: `summary[arm][step][metric]` and `pairs["first-second"][step][metric]` hold `mean`, `low` and
-        `high`; `records` holds every measurement.
+        The results document (`docs/results.schema.json`): `summary[arm][step][metric]` and `pairs["first-second"][step][metric]`
+        hold `mean`, `low` and `high` of the primary setting, `settings` those of all; `records` holds every measurement.
 
     Raises:
-        EvaluationError, AdapterError, SuiteError, BaseError: the arms, the adapter, the suite or the base cannot be used;
+        EvaluationError, AdapterError, SuiteError, BaseError: the arms, the adapters, the suite or the base cannot be used;
             raised before any adapting.
         WriteError: the results cannot be written there; raised before any adapting.
+        Stopped: SIGINT or SIGTERM came; what was measured is kept.
     """
-    folder, console, started = adapter_folder(adapter), console or Console(), time.monotonic()
-    if output is None and not Path(adapter).is_dir():
-        output = Path("evaluated") / folder.name
-    target = Path(output) if output else folder.resolve().parent / "evaluation"
-    plan = Plan.make(folder, suite, split, arms, overrides, base_source)
+    console, started = console or Console(), time.monotonic()
+    sources = [adapters] if isinstance(adapters, str | Path) else list(adapters)
+    options = {"arms": arms, "support": shots, "steps": steps, "draws": draws}
+    wishes = Wishes(suite, split, tier, _given(options), overrides, base_source, quantization, final)
+    contenders = read_contenders(sources, seeds)
+    plan = Plan.make(contenders, wishes)
+    attached = output is None and all(Path(source).is_dir() for source in sources)
+    target = _target(output, sources[0], contenders[0])
     require_writable(target)
     base = load_base(plan.base)
-    plan.meta.require_base(base, allow_base_variant)
-    records, tuned = plan.run(base, console)
-    names = list(tuned)
-    pairs = [pair for pair in PAIRS if pair[0] in names and pair[1] in names]
-    about = plan.describe(folder, base, tuned, time.monotonic() - started)
-    results = build_results(records, pairs, about)
-    write_results(results, target / "results.json")
-    plot_evaluation(results, target / "curves.png")
-    if output is None:
-        attach(folder, results)
+    for contender in contenders:
+        contender.meta.require_base(base, allow_base_variant)
+    say(console, plan.headline(), *(f"without {name}: {why}" for name, why in plan.skipped.items()))
+    looks = record_look(Path(ledger) if ledger else default_ledger(), _look(plan)) if split == TEST else []
+    with interruptible() as interrupt, Campaign.open(plan, base, Kept.open(_identity(plan, base)), interrupt) as campaign:
+        say(console, campaign.told())
+        with meter("evaluate", console, 100, done=campaign.done / campaign.whole) as progress:
+            campaign.run(progress)
+        found = _results(campaign, base, looks, time.monotonic() - started)
+    results = write_report(found, target)
+    for contender in contenders if attached else ():
+        attach(contender.folder, results)
     console.print(results_table(results))
-    say(console, f"wrote {target / 'results.json'} and curves.png")
+    say(console, headline(results), f"wrote {target}: results.json, report.html, report.md, curves.png")
     return results
 
 
-@dataclass(frozen=True)
-class Plan:
-    """All that an evaluation needs, checked, before the base is loaded."""
-
-    meta: MetaAdapter
-    control: MetaAdapter | None
-    base: BaseSpec
-    arms: tuple[str, ...]
-    recipe: Recipe
-    suite: TaskSuite
-    split: str
-    renderer: Renderer
-    tuning: tuple[Task, ...]
-    measured: tuple[Task, ...]
-
-    @classmethod
-    def make(
-        cls,
-        folder: Path,
-        source: str | None,
-        split: str,
-        arms: Sequence[str] | None,
-        overrides: Sequence[str],
-        base_source: str | None = None,
-    ) -> "Plan":
-        """Read the adapters and the suite, and choose the tasks."""
-        meta = MetaAdapter.from_pretrained(folder)
-        recipe = recorded_recipe(meta, folder, overrides)
-        beside = folder.resolve().parent / "control" / "adapter"
-        control = MetaAdapter.from_pretrained(beside) if beside.is_dir() else None
-        arms = tuple(arms or (name for name in DEFAULT_ARMS if name != "multitask" or control))
-        require_arms(arms, control)
-        section = recipe.evaluation
-        base = replace(meta.base, source=base_source or meta.base.source)
-        renderer = Renderer(load_tokenizer(base), recipe.suite.max_length, base.chat_template_kwargs)
-        # half of a task's examples are support, half query
-        needed = 2 * max(section.support, section.query)
-        sources = (SourceSpec(source),) if source else recipe.suite.specs
-        suite, _ = prepare_suite(sources, recipe.suite.regime, renderer, needed, recipe.seed)
-        tuning = spread(suite.split(TUNING_SPLIT), section.tuning_tasks)
-        measured = spread([task for task in suite.split(split) if task not in tuning], section.tasks)
-        require_unseen(measured, suite, split, meta)
-        return cls(meta, control, base, arms, recipe, suite, split, renderer, tuning, measured)
-
-    @property
-    def section(self) -> EvaluationSection:
-        """The recipe's evaluation section."""
-        return self.recipe.evaluation
-
-    @property
-    def protocol(self) -> Protocol:
-        """What is measured."""
-        section = self.section
-        return Protocol(section.support, section.query, tuple(sorted(set(section.steps))), section.draws, self.recipe.seed)
-
-    def run(self, base: Base, console: Console) -> tuple[list[Record], dict[str, dict[float, float]]]:
-        """Tune and run every arm; returns the records, and each arm's candidates with their validation losses."""
-        rows = self.recipe.suite
-        batcher = Batcher.of(base, self.renderer, rows.layout, rows.task_micro_batch, rows.max_row_tokens)
-        say(console, self.headline())
-        tuned: dict[str, dict[float, float]] = {}
-        records: list[Record] = []
-        with Learner(base, self.meta.lora) as learner, meter("evaluate", console, 100) as progress:
-            bench = Bench(learner, batcher, self.protocol, Share(progress, self.work()).add)
-            for arm in build_arms(self.arms, self.meta, self.control, learner, self.section, self.recipe.seed):
-                tuned[arm.name] = tune(arm, self.tuning, bench)
-                records += run_arm(arm, best(tuned[arm.name]), self.measured, bench)
-            progress.advance(1.0)
-        return records, tuned
-
-    def work(self) -> float:
-        """The cost of tuning and running all arms, in the protocol's unit; one widening of each grid is reckoned with."""
-        tuning = len(self.tuning) * self.protocol.tuning.cost * (len(self.section.learning_rates) + 1)
-        return len(self.arms) * (tuning + len(self.measured) * self.protocol.cost)
-
-    def headline(self) -> str:
-        """What is about to be compared, in one line."""
-        clusters = len({task.cluster for task in self.measured})
-        left_out = "" if self.control else "; no multitask arm: the run has no control (run.control=true trains one)"
-        return (
-            f"{', '.join(self.arms)} on {len(self.measured)} tasks in {clusters} clusters of {self.split} of {self.suite.name}, "
-            f"rates tuned on {len(self.tuning)} tasks of {TUNING_SPLIT}{left_out}"
-        )
-
-    def describe(self, folder: Path, base: Base, tuned: dict[str, dict[float, float]], seconds: float) -> dict[str, Any]:
-        """How the records were made."""
-        grids = {arm: {f"{candidate:g}": loss for candidate, loss in sorted(grid.items())} for arm, grid in tuned.items()}
-        return {
-            "adapter": folder.resolve().name,
-            "base": {"id": base.spec.id, "source": base.spec.source, "fingerprint": base.fingerprint},
-            "base_variant_of": self.meta.variant(base),
-            "suite": {"name": self.suite.name, "revision": self.suite.revision, "regime": self.recipe.suite.regime, "split": self.split},
-            "measured": [task.name for task in self.measured],
-            "tuning": {
-                "tasks": [task.name for task in self.tuning],
-                "losses": grids,
-                "chosen": {arm: best(grid) for arm, grid in tuned.items()},
-            },
-            "support": self.protocol.support,
-            "query": self.protocol.query,
-            "steps": list(self.protocol.steps),
-            "draws": self.protocol.draws,
-            "seed": self.protocol.seed,
-            "training_flops": {"meta": _flops(self.meta), **({"multitask": _flops(self.control)} if self.control else {})},
-            "seconds": round(seconds, 1),
-            **provenance(),
-        }
+def _given(options: Mapping[str, Any]) -> dict[str, Any]:
+    """What of the evaluation section a user named, as JSON would have it."""
+    return {key: value if isinstance(value, int) else list(value) for key, value in options.items() if value is not None}
 
 
-@dataclass
-class Share:
-    """Turns work done into a share of the whole, for a meter."""
-
-    progress: Meter
-    whole: float
-    done: float = 0.0
-
-    def add(self, work: float, note: str) -> None:
-        """Note some more work; short of the end, which only the end itself reports."""
-        self.done += work
-        self.progress.advance(min(self.done / self.whole, 0.99), note)
+def _target(output: str | Path | None, source: str | Path, contender: Contender) -> Path:
+    if output is not None:
+        return Path(output)
+    return contender.folder.resolve().parent / "evaluation" if Path(source).is_dir() else Path("evaluated") / contender.folder.name
 
 
-def recorded_recipe(meta: MetaAdapter, folder: Path, overrides: Sequence[str]) -> Recipe:
-    """The recipe that an adapter was trained by, its evaluation section overridden.
-
-    Raises:
-        EvaluationError: an override of another section, which cannot be changed any more.
-        RecipeError: an override that does not fit, or a record without a usable recipe.
-    """
-    content = copy.deepcopy(dict(meta.record.get("recipe") or {}))
-    for text in overrides:
-        if not text.startswith("evaluation."):
-            raise EvaluationError(f"override {text!r}: the adapter is trained; only evaluation.KEY=VALUE can be changed here")
-        apply_override(content, text)
-    return parse_recipe(content, f"{folder}/headstart.json: record.recipe")
+def _look(plan: Plan) -> dict[str, Any]:
+    """What the ledger says of a look."""
+    return {
+        "suite": plan.suite.name,
+        "revision": plan.suite.revision,
+        "split": plan.wishes.split,
+        "adapters": [contender.digests["meta"] for contender in plan.contenders],
+        "arms": list(plan.arms),
+        "settings": [condition.setting.key for condition in plan.conditions],
+        "commit": commit(),
+    }
 
 
-def best(found: dict[float, float]) -> float:
-    """The candidate of the lowest validation loss."""
-    return min(found, key=found.__getitem__)
+def _identity(plan: Plan, base: Base) -> dict[str, Any]:
+    """All that decides what is measured, the arms apart."""
+    decisive = plan.section.model_dump(mode="json", exclude={"arms"})
+    return {
+        "adapters": [(contender.seed, contender.digests["meta"]) for contender in plan.contenders],
+        "base": [base.spec.id, base.fingerprint, base.spec.quantization, base.spec.dtype, str(base.device)],
+        "suite": [plan.suite.name, plan.suite.revision, plan.wishes.split],
+        "section": decisive,
+        "tasks": [(each.setting.key, [task.name for task in each.measured], each.validation.names) for each in plan.conditions],
+        "rows": plan.recipe.suite.model_dump(mode="json", include={"layout", "max_length", "max_row_tokens", "task_micro_batch"}),
+        "versions": provenance()["versions"],
+    }
 
 
-def require_unseen(measured: Sequence[Task], suite: TaskSuite, split: str, meta: MetaAdapter) -> None:
-    """See that there are tasks left to measure on, and that the adapter was trained on none of them.
+def _results(campaign: Campaign, base: Base, looks: list[dict[str, Any]], seconds: float) -> dict[str, Any]:
+    """The results document of what a campaign has measured."""
+    plan, facts = campaign.plan, campaign.plan.facts()
+    pairs = [pair for pair in PAIRS if set(pair) <= set(plan.arms)]
+    step = primary_step(plan.primary.protocol.steps)
+    found, records = [], []
+    for condition in plan.conditions:
+        own = campaign.records(condition)
+        found.append(summarise(own, pairs, step, tasks=facts))
+        records += own
+    for name, has in headroom(records, facts, step).items():
+        facts[name]["headroom"] = has
+    primary = next(one for one in found if (one["regime"], one["k"]) == (plan.primary.setting.regime, plan.primary.setting.k))
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "protocol": _protocol(campaign, base, step, seconds),
+        "headline": _headline(primary, step),
+        "settings": found,
+        "summary": primary["summary"],
+        "pairs": primary["pairs"],
+        "tasks": facts,
+        "looks": looks,
+        "notes": [*_notes(campaign), *notes(records)],
+        "records": [record.to_json() for record in records],
+    }
 
-    Raises:
-        EvaluationError: there are none, or it was.
-    """
-    if not measured:
-        raise EvaluationError(f"no task of {split!r} is left to measure on: all of them tune rates; lower evaluation.tuning_tasks")
-    trained = meta.record.get("suite", {})
-    seen = set(trained.get("splits", {}).get("meta_train", ())) if trained.get("name") == suite.name else set()
-    stray = sorted(seen.intersection(task.name for task in measured))
-    if stray:
-        raise EvaluationError(f"the adapter was trained on {len(stray)} of these tasks, such as {stray[0]!r}; measure on a held-out split")
+
+def _headline(primary: Mapping[str, Any], step: int) -> dict[str, Any] | None:
+    """The primary pair's difference at the primary step, where both were measured."""
+    pair = "-".join(PRIMARY_PAIR)
+    interval = primary["pairs"].get(pair, {}).get(str(step), {}).get(PRIMARY_METRIC)
+    if interval is None:
+        return None
+    return {"regime": primary["regime"], "k": primary["k"], "pair": pair, "metric": PRIMARY_METRIC, "step": step, **interval}
+
+
+def _protocol(campaign: Campaign, base: Base, step: int, seconds: float) -> dict[str, Any]:
+    """How the records were made."""
+    plan, protocol = campaign.plan, campaign.plan.primary.protocol
+    first, drift = plan.contenders[0], campaign.bench.drift
+    names = dict.fromkeys(task.name for condition in plan.conditions for task in condition.measured)
+    return {
+        "adapters": [{"name": each.name, "seed": each.seed, "sha256": each.digests["meta"]} for each in plan.contenders],
+        "base": {
+            "id": base.spec.id,
+            "source": base.spec.source,
+            "fingerprint": base.fingerprint,
+            "quantization": base.spec.quantization,
+            "dtype": base.spec.dtype,
+        },
+        "base_variant_of": first.meta.variant(base),
+        "suite": {
+            "name": plan.suite.name,
+            "revision": plan.suite.revision,
+            "split": plan.wishes.split,
+            "training_regime": plan.recipe.suite.regime,
+        },
+        "regimes": list(dict.fromkeys(condition.setting.regime for condition in plan.conditions)),
+        "shots": sorted({condition.setting.k for condition in plan.conditions}),
+        "query": protocol.query,
+        "steps": list(protocol.steps),
+        "horizons": list(protocol.horizons),
+        "draws": protocol.draws,
+        "seeds": plan.seeds,
+        "tier": plan.wishes.tier,
+        "primary": {
+            "regime": protocol.setting.regime,
+            "k": protocol.setting.k,
+            "step": step,
+            "pair": "-".join(PRIMARY_PAIR),
+            "metric": PRIMARY_METRIC,
+        },
+        "arms": {name: ARMS[name] for name in plan.arms},
+        "skipped": dict(plan.skipped),
+        "measured": list(names),
+        "tuning": _tuning(campaign),
+        "cost": {"training": _training_cost(plan), "evaluation": dict(campaign.kept.spent)},
+        "recipe": plan.recipe.model_dump(mode="json"),
+        "drift": None if drift is None else {"tokens": drift.text.tokens, "sha256": drift.text.sha256},
+        **provenance(),
+        "seconds": round(seconds, 1),
+    }
+
+
+def _tuning(campaign: Campaign) -> dict[str, Any]:
+    """Whose loss chose what."""
+    grids = {condition.setting.key: campaign.grids(condition) for condition in campaign.plan.conditions}
+    tasks = [name for condition in campaign.plan.conditions for name in condition.validation.names]
+    return {
+        "tasks": list(dict.fromkeys(tasks)),
+        "grids": {
+            key: {
+                arm: {str(horizon): {f"{rate:g}": loss for rate, loss in sorted(found.items())} for horizon, found in grid.items()}
+                for arm, grid in arms.items()
+            }
+            for key, arms in grids.items()
+        },
+        "chosen": {
+            key: {arm: {str(horizon): rate for horizon, rate in choose(grid).items()} for arm, grid in arms.items()}
+            for key, arms in grids.items()
+        },
+    }
+
+
+def _training_cost(plan: Plan) -> dict[str, dict[str, float]]:
+    """What training took, of one seed: the mean over the seeds."""
+    sides: dict[str, list[dict[str, float]]] = {}
+    for contender in plan.contenders:
+        sides.setdefault("meta", []).append(cost(contender.meta))
+        for arm, control in contender.controls.items():
+            sides.setdefault(arm, []).append(cost(control))
+    return {arm: {key: sum(one[key] for one in found) / len(found) for key in found[0]} for arm, found in sides.items()}
+
+
+def _notes(campaign: Campaign) -> list[str]:
+    """What a reader should know of the records."""
+    plan, found = campaign.plan, list(campaign.plan.notes)
+    for contender in plan.contenders:
+        found += unequal(contender, plan.arms)
+    for condition in plan.conditions:
+        shown = [count for (key, _, _), count in campaign.kept.shown.items() if key == condition.setting.key]
+        if PROMPTED in plan.arms and shown and min(shown) < condition.setting.k:
+            found.append(
+                f"{PROMPTED}, {condition.setting.key}: {sum(shown) / len(shown):.1f} of {condition.setting.k} examples fitted on average "
+                f"into {plan.section.icl_max_length} tokens, {min(shown)} at least"
+            )
+    return found
+
+
+def write_report(results: Mapping[str, Any], folder: Path) -> Results:
+    """Write `results.json`, checked against its schema, and what is made of it."""
+    checked = write_results(results, folder / "results.json")
+    write_atomically(folder / "report.html", report_html(checked).encode())
+    write_atomically(folder / "report.md", results_markdown(checked).encode())
+    plot_evaluation(checked, folder / "curves.png")
+    return checked
 
 
 def attach(folder: Path, results: Results) -> None:
@@ -257,21 +298,16 @@ def attach(folder: Path, results: Results) -> None:
     with whole_folder(folder) as fresh:
         shutil.copytree(folder, fresh, dirs_exist_ok=True)
         about = read_json(fresh / "headstart.json")
-        table = results_markdown(results)
-        suite = results["protocol"]["suite"]
-        variant = results["protocol"]["base"] if results["protocol"]["base_variant_of"] else None
+        protocol = results["protocol"]
         about["record"]["evaluation"] = {
-            "suite": suite,
-            "base_variant": variant,
+            "suite": protocol["suite"],
+            "base_variant": protocol["base"] if protocol["base_variant_of"] else None,
+            "headline": headline(results),
+            "looks": len(results["looks"]),
             "summary": results["summary"],
             "pairs": results["pairs"],
-            "table": table,
+            "table": results_markdown(results, every=False),
         }
         write_json(fresh / "headstart.json", about)
-        write_results(results, fresh / "evaluation" / "results.json")
-        plot_evaluation(results, fresh / "evaluation" / "curves.png")
+        write_report(results, fresh / "evaluation")
         write_card(fresh, about)
-
-
-def _flops(adapter: MetaAdapter) -> int:
-    return int(adapter.record.get("cost", {}).get("flops", 0))

@@ -47,9 +47,11 @@ class PassCost:
         """Operations of a pass, two a multiply-accumulate.
 
         Going back, a frozen product costs once more (its weights get no gradient); attention and the LoRA factors, where both
-        operands do, cost twice more. Layers computed again cost one more pass forward. In forward mode every product is
-        computed of the tangent too, of either operand's where both have one. Under double backward, a layer is computed forth,
-        again forth and back, once more forth and back to be gone through in reverse, and forth and back for what that leaves.
+        operands do, cost twice more. This goes for the first adapted layer too, though nobody wants what its q, k and v pass on
+        to its input; nothing else that a gradient of first order counts is not computed. Layers computed again cost one more pass
+        forward. In forward mode every product is computed of the tangent too, of either operand's where both have one. Under
+        double backward, a layer is computed forth, again forth and back, once more forth and back to be gone through in reverse,
+        and forth and back for what that leaves.
 
         Args:
             rows: what is computed.

@@ -70,7 +70,7 @@ class Learner:
         gradient_checkpointing: compute every decoder layer again on the way back instead of keeping its activations.
         compiled: fuse what stands between a layer's products by `torch.compile`, in gradients of first order.
 
-    `flops` counts the operations of every pass so far.
+    `flops` counts the operations of every pass so far, `tokens` the tokens that the base computed in them, filling included.
 
     Raises:
         TargetError: the targets do not fit the base.
@@ -85,7 +85,7 @@ class Learner:
         transposed = all(isinstance(base.model.get_submodule(name), Conv1D) for name in names)
         self.spec = replace(spec, target_modules=targets, layers_to_transform=layers, fan_in_fan_out=transposed)
         self.cost = pass_cost(base.model, names, spec.r)
-        self.flops = 0
+        self.flops = self.tokens = 0
         self._twice = False
         self.sites = install_sites(base.model, names, spec.scale)
         try:
@@ -122,7 +122,7 @@ class Learner:
         examples = [[Rendered(tuple(ids.tolist()), 6)], [Rendered(tuple(ids.flip(0).tolist()), 6)]]
         rows = build_rows([examples], layout="packed" if self.base.packs else "padded").to(self.base.device)
         phi = {name: tensor[None].requires_grad_() for name, tensor in self.fresh_adapter().items()}
-        counted = self.flops
+        counted = self.flops, self.tokens
         try:
             # as products are computed: with layers computed again
             with self.second_order(), forward_ad.dual_level():
@@ -133,7 +133,7 @@ class Learner:
             # what PyTorch raises for an operation without a forward derivative, and for nothing else
             return False
         finally:
-            self.flops = counted
+            self.flops, self.tokens = counted
 
     def shapes(self) -> dict[str, tuple[int, int]]:
         """The shape of every adapter tensor, without task axis: A `(r, d_in)`, B `(d_out, r)`."""
@@ -180,6 +180,7 @@ class Learner:
         with handing(self.sites, _by_row(phi, rows)), self.layers.reusing(phi, rows) as skipped:
             order = self._order(phi)
             self.flops += self.cost.flops(rows, pairs(self.base.model, rows), order, skipped, self.layers.frozen(phi), self.layers.active)
+            self.tokens += rows.tokens
             with differentiable_twice() if order == "tangent" else nullcontext():
                 output = self.base.model(**model_inputs(self.base.model, rows), logits_to_keep=rows.predicts, use_cache=False)
         logits: Tensor = output.logits

@@ -22,9 +22,9 @@ from headstart.files import whole_folder, write_json, writing
 from headstart.tasks.planner import RowCosts
 from headstart.training.errors import RunError
 from headstart.training.runtime import command
-from headstart.training.state import Position, Progress, Spent, State
+from headstart.training.state import Best, Position, Progress, Spent, State
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 MAY_DIFFER = ("run.output_dir", "run.report_to", "run.save_steps", "run.save_total_limit")
 """Keys of a recipe that say where and how often a run writes, and change nothing that it computes or logs."""
 
@@ -82,6 +82,8 @@ def save(folder: Path, checkpoint: Checkpoint, limit: int) -> None:
         "steps_before_leg": position.before,
         "leg_flops": position.progress.flops,
         "leg_seconds": position.progress.seconds,
+        "leg_tokens": position.progress.tokens,
+        "best_loss": position.progress.best.loss if position.progress.best else None,
         # a sum over tensors depends in its last bits on their order, which a safetensors file does not keep
         "tensors": list(tensors),
         "states": {place: {"step": state.step, "spent": [asdict(leg) for leg in state.spent]} for place, state in states.items()},
@@ -171,6 +173,8 @@ def _states(position: Position) -> dict[str, State]:
     states = {"start": progress.start}
     if progress.steps:
         states["now"] = progress.state
+    if progress.best:
+        states["best"] = progress.best.state
     if position.finished:
         states["finished"] = position.finished
     return states
@@ -179,7 +183,16 @@ def _states(position: Position) -> dict[str, State]:
 def _position(about: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Position:
     states = {place: _state(place, state, tensors) for place, state in about["states"].items()}
     start = states["start"]
-    progress = Progress(start, states.get("now", start), _under("outer/", tensors), about["leg_flops"], about["leg_seconds"])
+    progress = Progress(
+        start,
+        states.get("now", start),
+        _under("outer/", tensors),
+        about["leg_flops"],
+        about["leg_seconds"],
+        # earlier versions counted no tokens and kept no best state
+        about.get("leg_tokens", 0),
+        Best(states["best"], about["best_loss"]) if "best" in states else None,
+    )
     return Position(about["leg"], progress, about["steps_before_leg"], states.get("finished"))
 
 

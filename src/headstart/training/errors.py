@@ -1,10 +1,28 @@
 """What goes wrong with a run as a whole."""
 
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
 from headstart.errors import HeadstartError
+
+if TYPE_CHECKING:
+    from headstart.training.state import Spent
 
 
 class RunError(HeadstartError):
     """A run cannot start or go on; the message says why, and how to mend it."""
+
+
+class DivergedError(FloatingPointError):
+    """Training diverged; the message says what to lower.
+
+    Args:
+        spent: what the run took until then, leg by leg.
+    """
+
+    def __init__(self, message: str, spent: "Sequence[Spent]" = ()) -> None:
+        super().__init__(message)
+        self.spent = tuple(spent)
 
 
 class Stopped(KeyboardInterrupt):

@@ -1,7 +1,8 @@
 """The outer loop, on one screen."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from torch import Tensor
@@ -14,11 +15,11 @@ from headstart.batches import Batcher, padding_share
 from headstart.interrupt import Interrupt
 from headstart.model.learner import Learner
 from headstart.progress import Meter
-from headstart.recipe import InnerSection, Phase, Recipe
+from headstart.recipe import FomamlPhase, InnerSection, MamlPhase, Phase, Recipe
 from headstart.tasks.episodes import Episode, training_episode
 from headstart.tasks.samplers import step_order
 from headstart.tasks.task import TaskSuite
-from headstart.training.errors import RunError
+from headstart.training.errors import DivergedError, RunError
 from headstart.training.inner import inner_loop
 from headstart.training.outer import OuterOptimizer
 from headstart.training.runtime import Runtime
@@ -41,25 +42,32 @@ class Trainer:
     interrupt: Interrupt
 
     def run(self, leg: Leg, progress: Progress, meter: Meter) -> Progress:
-        """Go on with a leg until it is over or all ranks agree to stop; only the progress last made is good for going on."""
+        """Go on with a leg until it is over or all ranks agree to stop; only the progress last made is good for going on.
+
+        Raises:
+            DivergedError: a meta-gradient is not finite.
+        """
         phase, rates = leg.phase, starting_rates(leg.phase.loop, progress.state)
-        outer = OuterOptimizer(progress.state.theta, rates if phase.loop.learn_rates else {}, self.recipe.outer)
+        outer = OuterOptimizer(progress.state.theta, rates if phase.loop.learn_rates else {}, self.recipe.outer, rates_alone(phase))
         outer.restore(progress.outer)
         if progress.state.step == 0:
             self.log({"phase": phase.algorithm, **self.validate(self.learner, outer.theta, progress.state.rates)}, 0)
         done, stop = progress.share(leg), False
         while done < 1 and not stop:
-            started, counted = time.monotonic(), self.learner.flops
+            started, counted = time.monotonic(), (self.learner.flops, self.learner.tokens)
             gradient = self.runtime.reduce(self.meta_gradient(phase, outer, rates, progress.state.step, done))
-            scalars = outer.step(gradient, progress.steps, done)
-            flops = self.runtime.total(self.learner.flops - counted)
-            progress = progress.after(outer.theta, outer.rates, outer.state(), flops)
+            flops, tokens = self.runtime.totals(self.learner.flops - counted[0], self.learner.tokens - counted[1])
+            with diverging(leg, replace(progress, flops=progress.flops + flops, tokens=progress.tokens + tokens)):
+                scalars = outer.step(gradient, progress.steps, done)
+            progress = progress.after(outer.theta, outer.rates, outer.state(), flops, tokens)
             done = progress.share(leg)
             if progress.steps % self.recipe.run.eval_steps == 0 or done >= 1:
-                scalars |= self.validate(self.learner, outer.theta, progress.state.rates)
+                scalars |= (look := self.validate(self.learner, outer.theta, progress.state.rates))
+                progress = self.looked(progress, look)
             progress = progress.lasting(seconds := time.monotonic() - started)
             drawn = ", ".join(self.drawn(progress.state.step - 1))
-            self.log({"phase": phase.algorithm, **gradient.metrics, **scalars, "seconds": seconds, "tasks": drawn}, progress.state.step)
+            taken: dict[str, float | str] = {"flops": flops, "tokens": tokens, "seconds": seconds, "tasks": drawn}
+            self.log({"phase": phase.algorithm, **gradient.metrics, **scalars, **taken}, progress.state.step)
             # the step that spends the last of the operations may spend more
             meter.advance(min(done, 1.0), f"loss {gradient.metrics['loss']:.3f}")
             stop = self.runtime.total(int(self.interrupt.asked)) > 0
@@ -67,6 +75,11 @@ class Trainer:
                 self.save(progress)
         self.interrupt.agreed = stop
         return progress
+
+    def looked(self, progress: Progress, look: Mapping[str, float]) -> Progress:
+        """The progress after a look; where the best state is kept, all ranks go by the first's loss, or they might keep different ones."""
+        keep, loss = self.recipe.run.load_best_model_at_end, look["validation/loss_adapted"]
+        return progress.looked(self.runtime.of_first([loss])[0] if keep else loss, keep)
 
     def meta_gradient(self, phase: Phase, outer: OuterOptimizer, rates: Mapping[str, Tensor], step: int, done: float) -> MetaGradient:
         """This rank's mean over its tasks, computed a piece at a time: tasks are independent, so any pieces give the same.
@@ -88,7 +101,8 @@ class Trainer:
             gradient = replace(gradient, metrics={**gradient.metrics, "padding_share": padding_share(batch)})
             total = add(total, gradient, len(piece) / len(episode))
         assert total is not None
-        return total
+        # what ranks send each other is as small as what is learned
+        return replace(total, theta={}) if rates_alone(phase) else total
 
     def drawn(self, step: int) -> list[str]:
         """The tasks that all ranks together see at a step."""
@@ -99,6 +113,15 @@ class Trainer:
     def episode(self, phase: Phase, step: int) -> Episode:
         """This rank's tasks and examples at a step."""
         return episode_of(self.recipe, self.suite, phase, step, self.runtime.rank)
+
+
+@contextmanager
+def diverging(leg: Leg, progress: Progress) -> Iterator[None]:
+    """Say of a gradient that is not finite what the run took until then, by `DivergedError`."""
+    try:
+        yield
+    except FloatingPointError as error:
+        raise DivergedError(str(error), progress.end(leg).spent) from error
 
 
 def episode_of(recipe: Recipe, suite: TaskSuite, phase: Phase, step: int, rank: int = 0) -> Episode:
@@ -123,6 +146,11 @@ def starting_rates(loop: InnerSection, state: State) -> dict[str, Tensor]:
     constant = adaptation(loop).constant_rates(state.theta)
     fitting = state.rates.keys() == constant.keys() and all(len(rate) == loop.steps for rate in state.rates.values())
     return dict(state.rates) if fitting else {name: rate.repeat(loop.steps) for name, rate in constant.items()}
+
+
+def rates_alone(phase: Phase) -> bool:
+    """Whether a phase leaves the initialisation as it is."""
+    return isinstance(phase, FomamlPhase | MamlPhase) and phase.learn == "rates"
 
 
 def adaptation(loop: InnerSection) -> Adaptation:

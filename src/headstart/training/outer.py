@@ -20,13 +20,16 @@ class OuterOptimizer:
         theta: the initialisation, without task axis.
         rates: tensor name -> `(K,)`, where the learned rates start; empty where rates are not learned.
         section: the recipe's outer section.
+        frozen: whether the initialisation stays as it is, and the rates alone are learned.
     """
 
-    def __init__(self, theta: Mapping[str, Tensor], rates: Mapping[str, Tensor], section: OuterSection) -> None:
+    def __init__(self, theta: Mapping[str, Tensor], rates: Mapping[str, Tensor], section: OuterSection, frozen: bool = False) -> None:
         self.theta = {name: tensor.detach().clone() for name, tensor in theta.items()}
         self.log_rates = {name: tensor.detach().log() for name, tensor in rates.items()}
-        self.section = section
-        groups = [{"params": list(self.theta.values()), "lr": section.learning_rate, "weight_decay": section.weight_decay}]
+        self.section, self.frozen = section, frozen
+        groups = []
+        if not frozen:
+            groups.append({"params": list(self.theta.values()), "lr": section.learning_rate, "weight_decay": section.weight_decay})
         if self.log_rates:
             groups.append({"params": list(self.log_rates.values()), "lr": section.rates_learning_rate, "weight_decay": 0.0})
         self.optimizer = torch.optim.AdamW(groups)
@@ -64,14 +67,17 @@ class OuterOptimizer:
     def step(self, gradient: MetaGradient, step: int, progress: float) -> dict[str, float]:
         """Take one step; `progress` is the share of the phase done before it. Returns scalars for the log.
 
+        The norm is of the initialisation's gradient, which is clipped by it; where that is frozen, of the rates', which never is.
+
         Raises:
             FloatingPointError: the gradient is not finite; nothing was changed.
         """
-        norm = torch.stack([tensor.square().sum() for tensor in gradient.theta.values()]).sum().sqrt()
+        learned = gradient.log_rates if self.frozen else gradient.theta
+        norm = torch.stack([tensor.square().sum() for tensor in learned.values()]).sum().sqrt()
         if not torch.isfinite(norm):
             raise FloatingPointError("the meta-gradient is not finite; lower inner.learning_rate or outer.learning_rate")
         factor = min(1.0, self.section.max_grad_norm / (float(norm) + 1e-12))
-        for name, tensor in self.theta.items():
+        for name, tensor in ({} if self.frozen else self.theta).items():
             tensor.grad = gradient.theta[name].to(tensor.dtype) * factor
         for name, tensor in self.log_rates.items():
             tensor.grad = gradient.log_rates[name]

@@ -10,12 +10,11 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
 from rich.console import Console
 
 from headstart.adapter.meta_adapter import Adaptation, MetaAdapter
 from headstart.batches import Batcher
-from headstart.files import WriteError, write_atomically, writing
+from headstart.files import writing
 from headstart.interrupt import Interrupt, interruptible
 from headstart.model.base import Base, BaseSpec, base_folder, fingerprint, load_base, load_tokenizer
 from headstart.model.learner import Learner, LoraSpec
@@ -32,18 +31,20 @@ from headstart.tasks.task import TaskSuite
 from headstart.training import checkpoints
 from headstart.training.checkpoints import Checkpoint, Identity
 from headstart.training.curves import plot_training
-from headstart.training.errors import RunError, Stopped
+from headstart.training.equal_compute import ControlOf
+from headstart.training.errors import Stopped
+from headstart.training.folder import check_folder, claim, cut_metrics
 from headstart.training.loop import Trainer, adaptation
-from headstart.training.runtime import Runtime
-from headstart.training.state import Leg, Position, Progress, Spent, State
+from headstart.training.runtime import Runtime, require_installed
+from headstart.training.search import search
+from headstart.training.state import Leg, Position, Progress, Spent, State, cost
 from headstart.training.validation import Validation
-
-RESOLVED = "# the resolved recipe of a run, written by headstart"
 
 
 def meta_train(recipe: Recipe, console: Console | None = None, resume: bool = False) -> MetaAdapter:
     """Run every phase of a recipe, then, if it says so, the control; with `resume` go on from the newest checkpoint.
 
+    A recipe with a `search` is run for every trial, in `trials/N/`, and the best trial's outcome is kept as the run's own.
     Leaves `adapter/`, `phases/`, `metrics.jsonl`, `recipe.yaml`, `curves.png` and `control/adapter/` in its output folder, and
     while it is not finished `checkpoints/`. On the CPU a resumed run ends with the same bits as one that was never stopped.
 
@@ -54,10 +55,32 @@ def meta_train(recipe: Recipe, console: Console | None = None, resume: bool = Fa
         FloatingPointError: training diverged; the phases done and the last checkpoint are kept.
         Stopped: SIGINT or SIGTERM came; the step was finished and a checkpoint saved.
     """
+    return run_recipe(recipe, console or Console(), resume)
+
+
+def run_recipe(recipe: Recipe, console: Console, resume: bool = False, control_of: ControlOf | None = None) -> MetaAdapter:
+    """As `meta_train`; `control_of` is what the run is a control of, and goes into its record.
+
+    Raises:
+        RunError: also where this run and the one that it is a control of differ in what both must share.
+    """
+    if recipe.search is None:
+        return one_run(recipe, console, resume, control_of)
+    check_folder(recipe.run.output_dir, resume)
+    require_installed(recipe.run.report_to)
+    runtime = Runtime(recipe.run.output_dir)
+    try:
+        return search(recipe, console, resume, runtime, lambda trial, stopped: one_run(trial, console, stopped, control_of, last=False))
+    finally:
+        runtime.close()
+
+
+def one_run(recipe: Recipe, console: Console, resume: bool, control_of: ControlOf | None, last: bool = True) -> MetaAdapter:
+    """A run without a search; `last` says whether no other follows in this process."""
     folder = recipe.run.output_dir
     check_folder(folder, resume)
-    runtime = Runtime(folder, recipe.run.report_to)
-    session, position = Session.open(recipe, folder, runtime, console or Console(), resume)
+    runtime = Runtime(folder, recipe.run.report_to, last)
+    session, position = Session.open(recipe, folder, runtime, console, resume, control_of)
     try:
         with interruptible(quiet=not runtime.is_main) as interrupt:
             while (leg := session.leg(position)) is not None:
@@ -70,26 +93,6 @@ def meta_train(recipe: Recipe, console: Console | None = None, resume: bool = Fa
         session.close()
 
 
-def check_folder(folder: Path, resume: bool) -> None:
-    """See that a run may write into a folder; nothing is written yet.
-
-    Raises:
-        RunError: it is or lies below a file, holds a finished run, a stopped one that is not asked for, or something else.
-    """
-    for place in (folder, *folder.parents):
-        if place.exists() and not place.is_dir():
-            raise RunError(f"run.output_dir: {folder} cannot be a folder, as {place} is a file; name another folder")
-    if (folder / "adapter").exists():
-        raise RunError(f"{folder} already holds a finished run; set run.output_dir to another folder, or remove this one")
-    if not resume and checkpoints.found(folder / "checkpoints"):
-        raise RunError(
-            f"{folder} holds a stopped run; add --resume to go on with it (in Python, resume=True), or remove the folder to start anew"
-        )
-    # a run that ended before its first checkpoint leaves its recipe
-    if not resume and folder.exists() and any(folder.iterdir()) and not _resolved_by_us(folder / "recipe.yaml"):
-        raise RunError(f"run.output_dir: {folder} is not empty and holds no run of headstart; name another folder")
-
-
 @dataclass(frozen=True)
 class Session:
     """The loaded parts of a run, and its files.
@@ -97,6 +100,7 @@ class Session:
     Args:
         label: goes before the names that the control logs under.
         ahead: how far the trackers' steps are ahead of the leg's own; the control's go back to where the last phase began.
+        control_of: what the whole run is a control of.
     """
 
     recipe: Recipe
@@ -110,9 +114,12 @@ class Session:
     made_by: dict[str, Any] = field(default_factory=provenance)
     label: str = ""
     ahead: int = 0
+    control_of: ControlOf | None = None
 
     @classmethod
-    def open(cls, recipe: Recipe, folder: Path, runtime: Runtime, console: Console, resume: bool) -> "tuple[Session, Position]":
+    def open(
+        cls, recipe: Recipe, folder: Path, runtime: Runtime, console: Console, resume: bool, control_of: ControlOf | None = None
+    ) -> "tuple[Session, Position]":
         """Load the suite and see that every step can be drawn from it, that the folder can be written and gone on from; then the base."""
         spec, section = BaseSpec(**recipe.base.model_dump()), recipe.suite
         with runtime.first():
@@ -124,6 +131,8 @@ class Session:
         tasks, support, query = section.tasks_per_step, section.support, section.query
         training_episode(suite, seed=recipe.seed, step=0, rank=runtime.ranks - 1, tasks=tasks, support=support, query=query)
         identity = Identity(recipe.model_dump(mode="json"), suite.revision, fingerprint(base_folder(spec)), runtime.ranks)
+        if control_of:
+            control_of.require(identity)
         stopped = going_on(folder / "checkpoints", identity, runtime) if resume else None
         # no rank writes before all have seen the folder as it was
         runtime.wait()
@@ -134,7 +143,7 @@ class Session:
         batcher = Batcher.of(base, renderer, section.layout, section.task_micro_batch, section.max_row_tokens, costs)
         learner = Learner(base, LoraSpec(**recipe.adapter.model_dump()), recipe.run.gradient_checkpointing, recipe.run.compile)
         require_sites(recipe, learner)
-        session = cls(recipe, folder, suite, learner, batcher, runtime, console, identity)
+        session = cls(recipe, folder, suite, learner, batcher, runtime, console, identity, control_of=control_of)
         counts = ", ".join(f"{len(names)} {split}" for split, names in suite.splits.items())
         kind = f"{spec.quantization}, {spec.dtype}"
         session.say(
@@ -167,7 +176,7 @@ class Session:
     def leg(self, position: Position) -> Leg | None:
         """The leg at a position: a phase; then the control, plain multi-task for as many operations as the last phase took; then none."""
         if position.finished is None:
-            return Leg(self.recipe.phases[position.leg])
+            return Leg.of(self.recipe.phases, position.progress.start.spent)
         if position.leg > len(self.recipe.phases) or not self.recipe.run.control:
             return None
         last = position.finished.spent[-1]
@@ -189,7 +198,7 @@ class Session:
         )
         done = position.progress.share(leg)
         name = f"{session.label}{leg.phase.algorithm}"
-        with meter(name, self.console, leg.phase.steps, quiet=not self.runtime.is_main, done=done) as progress:
+        with meter(name, self.console, leg.units, quiet=not self.runtime.is_main, done=done) as progress:
             position = replace(position, progress=trainer.run(leg, position.progress, progress))
         return position if position.progress.share(leg) < 1 else session.end(leg, position)
 
@@ -281,7 +290,7 @@ class Session:
     def record(self, spent: Sequence[Spent]) -> dict[str, Any]:
         """How the adapter was made."""
         return {
-            "name": "-".join(self.folder.resolve().parts[-2:]) if self.label else self.folder.resolve().name,
+            "name": "-".join(self.folder.resolve().parts[-2:]) if self.label or self.control_of else self.folder.resolve().name,
             "recipe": self.recipe.model_dump(mode="json"),
             "seed": self.recipe.seed,
             "ranks": self.runtime.ranks,
@@ -295,7 +304,8 @@ class Session:
             },
             **self.batcher.renderer.serving,
             "phases": [asdict(phase) for phase in spent],
-            "cost": {"flops": sum(phase.flops for phase in spent), "seconds": round(sum(phase.seconds for phase in spent), 1)},
+            "cost": cost(spent),
+            **({"control_of": self.control_of.record(spent)} if self.control_of else {}),
             **self.made_by,
         }
 
@@ -349,37 +359,3 @@ def going_on(folder: Path, identity: Identity, runtime: Runtime) -> Checkpoint:
     checkpoint = checkpoints.load_newest(folder, runtime.device)
     checkpoints.require_same(checkpoint.identity, identity, folder)
     return checkpoint
-
-
-def claim(folder: Path, recipe: Recipe) -> None:
-    """Write the resolved recipe, which also shows that the folder can be written.
-
-    Raises:
-        RunError: it cannot.
-    """
-    try:
-        content = yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False)
-        write_atomically(folder / "recipe.yaml", f"{RESOLVED}\n{content}".encode())
-    except WriteError as error:
-        raise RunError(f"run.output_dir: {error}; name a folder that can be written") from error
-
-
-def _resolved_by_us(path: Path) -> bool:
-    """Whether a file is the resolved recipe of a run, and not one that a user wrote and put there."""
-    return path.is_file() and path.read_bytes().startswith(RESOLVED.encode())
-
-
-def cut_metrics(path: Path, last: int) -> None:
-    """Keep the rows of a metrics file up to a step, each as it is; no file where none is left.
-
-    A row that was cut short when its process was killed is of a later step, as every checkpoint comes after its step's row.
-    """
-    kept = []
-    for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else ():
-        if not line.endswith("\n") or json.loads(line)["step"] > last:
-            break
-        kept.append(line)
-    if kept:
-        write_atomically(path, "".join(kept).encode())
-    else:
-        path.unlink(missing_ok=True)

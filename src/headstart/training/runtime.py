@@ -32,13 +32,15 @@ class Runtime:
     Args:
         output_dir: where trackers that write files do so, in its folder `tensorboard`.
         report_to: trackers by accelerate's names.
+        last: whether no other run follows in this process, so that closing it parts with the other ranks.
 
     Raises:
         RunError: a tracker is not installed, or there are not as many ranks as the launcher was told to start.
     """
 
-    def __init__(self, output_dir: Path, report_to: Sequence[str] = ()) -> None:
+    def __init__(self, output_dir: Path, report_to: Sequence[str] = (), last: bool = True) -> None:
         require_installed(report_to)
+        self._last = last
         wanted = wanted_ranks(os.environ)
         folders = ProjectConfiguration(project_dir=str(output_dir), logging_dir=str(output_dir / "tensorboard"))
         with port_errors():
@@ -103,12 +105,18 @@ class Runtime:
         return replace(gradient, **reduced, metrics=dict(zip(names, parts[-1].tolist(), strict=True)))
 
     def total(self, number: int) -> int:
-        """The sum over ranks, the same on all.
+        """The sum over ranks, the same on all; raises `RunError` as `totals` does."""
+        return self.totals(number)[0]
+
+    def totals(self, *numbers: int) -> list[int]:
+        """Each number's sum over ranks, the same on all; one message.
 
         Raises:
             RunError: another rank is gone.
         """
-        return number if self.ranks == 1 else int(self._reduce(torch.tensor(number, device=self.device), "sum"))
+        if self.ranks == 1:
+            return list(numbers)
+        return [int(number) for number in self._reduce(torch.tensor(numbers, device=self.device), "sum")]
 
     def of_first(self, numbers: Sequence[float]) -> list[float]:
         """The first rank's numbers, on all ranks.
@@ -139,8 +147,12 @@ class Runtime:
             self._accelerator.wait_for_everyone()
 
     def close(self) -> None:
-        """Finish the trackers, and part with the other ranks."""
-        self._accelerator.end_training()
+        """Finish the trackers, and after the last run part with the other ranks."""
+        if self._last:
+            self._accelerator.end_training()
+        else:
+            for tracker in self._accelerator.trackers:
+                tracker.finish()
 
     def _reduce(self, tensor: Tensor, how: str) -> Tensor:
         with losing_ranks():

@@ -1,6 +1,7 @@
 """How far a run is. A run is a sequence of legs: its phases, then perhaps the control; each goes on from a state."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from torch import Tensor
@@ -10,12 +11,34 @@ from headstart.recipe import Phase
 
 @dataclass(frozen=True)
 class Spent:
-    """What one leg took: outer steps, counted operations over all ranks, seconds."""
+    """What one leg took.
+
+    Args:
+        algorithm: what it was a leg of.
+        steps: outer steps.
+        flops: counted operations, over all ranks.
+        seconds: on the clock.
+        tokens: that the base computed, over all ranks; 0 in what an earlier version wrote.
+        loss: validation/loss_adapted of the state it left; None where that was no finite number.
+        best_step: the leg's step whose state it left, where it was to leave its best and had one.
+    """
 
     algorithm: str
     steps: int
     flops: int
     seconds: float
+    tokens: int = 0
+    loss: float | None = None
+    best_step: int | None = None
+
+
+def cost(spent: Sequence[Spent]) -> dict[str, float]:
+    """Counted operations, tokens and seconds of several legs together."""
+    return {
+        "flops": sum(leg.flops for leg in spent),
+        "tokens": sum(leg.tokens for leg in spent),
+        "seconds": round(sum(leg.seconds for leg in spent), 1),
+    }
 
 
 @dataclass(frozen=True)
@@ -47,6 +70,33 @@ class Leg:
     phase: Phase
     flops: int | None = None
 
+    @classmethod
+    def of(cls, phases: Sequence[Phase], spent: Sequence[Spent]) -> "Leg":
+        """The next of some phases, when what some of them took is known: what was spent past earlier budgets comes off its own."""
+        phase = phases[len(spent)]
+        if phase.flops is None:
+            return cls(phase)
+        over = sum(leg.flops - earlier.flops for earlier, leg in zip(phases, spent, strict=False) if earlier.flops is not None)
+        return cls(phase, max(1, phase.flops - over))
+
+    @property
+    def units(self) -> int:
+        """What its length is shown in: steps, or hundredths of its operations."""
+        return self.phase.steps or 100
+
+
+@dataclass(frozen=True)
+class Best:
+    """The best state of a leg so far.
+
+    Args:
+        state: as it was at that look.
+        loss: its validation/loss_adapted.
+    """
+
+    state: State
+    loss: float
+
 
 @dataclass(frozen=True)
 class Progress:
@@ -58,6 +108,9 @@ class Progress:
         outer: the outer optimiser's own tensors; empty before the first step.
         flops: counted operations so far, over all ranks.
         seconds: how long it took so far.
+        tokens: that the base computed so far, over all ranks.
+        best: where the best state is kept, the best of the looks so far; None before the first with a finite loss.
+        loss: validation/loss_adapted of the last look; a leg ends with one, so that no checkpoint needs it.
     """
 
     start: State
@@ -65,16 +118,31 @@ class Progress:
     outer: Mapping[str, Tensor] = field(default_factory=dict)
     flops: int = 0
     seconds: float = 0.0
+    tokens: int = 0
+    best: Best | None = None
+    loss: float | None = None
 
     @property
     def steps(self) -> int:
         """Outer steps of this leg so far."""
         return self.state.step - self.start.step
 
-    def after(self, theta: Mapping[str, Tensor], rates: Mapping[str, Tensor], outer: Mapping[str, Tensor], flops: int) -> "Progress":
+    def after(
+        self, theta: Mapping[str, Tensor], rates: Mapping[str, Tensor], outer: Mapping[str, Tensor], flops: int, tokens: int
+    ) -> "Progress":
         """One step later; where `rates` is empty, none are learned and the earlier ones stay."""
         state = replace(self.state, theta=theta, rates=rates or self.state.rates, step=self.state.step + 1)
-        return replace(self, state=state, outer=outer, flops=self.flops + flops)
+        return replace(self, state=state, outer=outer, flops=self.flops + flops, tokens=self.tokens + tokens)
+
+    def looked(self, loss: float, keep_best: bool) -> "Progress":
+        """With a look's validation/loss_adapted; its state is kept if it is the first or lower than all before."""
+        if not math.isfinite(loss):
+            return replace(self, loss=None)
+        if not keep_best or (self.best is not None and loss >= self.best.loss):
+            return replace(self, loss=loss)
+        # copies, as the optimiser goes on writing into these tensors
+        theta, rates = ({name: tensor.clone() for name, tensor in part.items()} for part in (self.state.theta, self.state.rates))
+        return replace(self, loss=loss, best=Best(replace(self.state, theta=theta, rates=rates), loss))
 
     def lasting(self, seconds: float) -> "Progress":
         """So many seconds later."""
@@ -82,12 +150,19 @@ class Progress:
 
     def share(self, leg: Leg) -> float:
         """How much of the leg is done; it is over at 1."""
-        return self.flops / leg.flops if leg.flops else self.steps / leg.phase.steps
+        return self.flops / leg.flops if leg.flops else self.steps / (leg.phase.steps or math.inf)
+
+    def spent(self, leg: Leg) -> Spent:
+        """What the leg took so far."""
+        taken = (leg.phase.algorithm, self.steps, self.flops, round(self.seconds, 1), self.tokens)
+        if self.best is None:
+            return Spent(*taken, loss=self.loss)
+        return Spent(*taken, loss=self.best.loss, best_step=self.best.state.step - self.start.step)
 
     def end(self, leg: Leg) -> State:
-        """The state that a finished leg leaves, with what it took."""
-        spent = Spent(leg.phase.algorithm, self.steps, self.flops, round(self.seconds, 1))
-        return replace(self.state, spent=(*self.state.spent, spent))
+        """The state that a finished leg leaves, its best if that was kept, with what it took; steps go on counting from the last."""
+        left = self.best.state if self.best else self.state
+        return replace(left, step=self.state.step, spent=(*self.state.spent, self.spent(leg)))
 
 
 @dataclass(frozen=True)

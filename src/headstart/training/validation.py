@@ -27,12 +27,12 @@ class Validation:
     def __call__(self, learner: Learner, theta: Mapping[str, Tensor], rates: Mapping[str, Tensor]) -> dict[str, float]:
         """Mean query loss at step 0, after adapting, and the gain from adapting; a negative gain means that adapting hurts.
 
-        Its operations are not counted as training's.
+        Its operations and tokens are not counted as training's.
         """
         rates = rates or self.adaptation.constant_rates(theta)
-        counted = learner.flops
+        counted = learner.flops, learner.tokens
         before, after = zip(*(self._losses(learner, theta, rates, batch) for batch in self.batches), strict=True)
-        learner.flops = counted
+        learner.flops, learner.tokens = counted
         loss_0, adapted = float(torch.cat(before).mean()), float(torch.cat(after).mean())
         return {"validation/loss_0": loss_0, "validation/loss_adapted": adapted, "validation/gain": loss_0 - adapted}
 

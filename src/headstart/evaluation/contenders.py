@@ -1,0 +1,166 @@
+"""Contenders: the adapters that are judged, one meta-adapter a training seed, with the controls that were trained beside it."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from headstart.adapter.meta_adapter import MetaAdapter, adapter_folder
+from headstart.evaluation.errors import EvaluationError
+
+CONTROLS = {"multitask": "control", "multitask_rates": "control_rates"}
+"""Arm -> the folder of its run, beside that of the meta-adapter."""
+WEIGHTS = ("adapter_model.safetensors", "rates.safetensors")
+OWN = ("seed", "run", "evaluation")
+"""Sections of the recipe that training seeds need not have in common."""
+EQUAL = 0.05
+"""Counted operations of two sides may differ by such a share before it is said."""
+
+
+@dataclass(frozen=True)
+class Contender:
+    """The adapters of one training seed.
+
+    Args:
+        folder: of the meta-adapter.
+        seed: it was trained by.
+        meta: the meta-adapter.
+        controls: arm -> the control that was trained for it, of those that there are.
+        digests: `meta` and arms of the controls -> sha256 of what was learned.
+    """
+
+    folder: Path
+    seed: int
+    meta: MetaAdapter
+    controls: Mapping[str, MetaAdapter]
+    digests: Mapping[str, str]
+
+    @classmethod
+    def read(cls, source: str | Path) -> "Contender":
+        """Read an adapter and the controls beside it.
+
+        Raises:
+            AdapterError: one of them cannot be read.
+            EvaluationError: a control is of another base or shape, or was trained on other tasks.
+        """
+        folder = adapter_folder(source)
+        meta = MetaAdapter.from_pretrained(folder)
+        run = folder.resolve().parent
+        beside = {arm: run / name / "adapter" for arm, name in CONTROLS.items()}
+        folders = {arm: place for arm, place in beside.items() if place.is_dir()}
+        controls = {arm: MetaAdapter.from_pretrained(place) for arm, place in folders.items()}
+        for arm, control in controls.items():
+            require_twin(meta, control, folders[arm])
+        digests = {arm: digest(place) for arm, place in {"meta": folder, **folders}.items()}
+        return cls(folder, int(meta.record.get("seed", 0)), meta, controls, digests)
+
+    @property
+    def name(self) -> str:
+        """What the adapter is called in reports."""
+        return str(self.meta.record.get("name") or self.folder.resolve().name)
+
+
+def read_contenders(sources: Sequence[str | Path], seeds: Sequence[int] | None = None) -> list[Contender]:
+    """The contenders of some training seeds, all of one recipe, in the seeds' order.
+
+    Args:
+        sources: adapter folders, or shipped adapters' names.
+        seeds: those that take part; all where None.
+
+    Raises:
+        EvaluationError: none, two of one seed, a seed that no adapter has, or adapters that are not of one recipe.
+        AdapterError: one cannot be read.
+    """
+    if not sources:
+        raise EvaluationError("give at least one adapter's folder or name")
+    found = sorted((Contender.read(source) for source in sources), key=lambda one: one.seed)
+    numbers = [one.seed for one in found]
+    repeated = next((one for one in found if numbers.count(one.seed) > 1), None)
+    if repeated:
+        raise EvaluationError(
+            f"two adapters were trained by seed {repeated.seed}, {repeated.folder} among them; several adapters count as training seeds "
+            "of one recipe, so give one of each seed, and evaluate others in runs of their own"
+        )
+    missing = [seed for seed in seeds or () if seed not in numbers]
+    if missing:
+        raise EvaluationError(f"--seeds: no adapter given was trained by seed {missing[0]}; theirs are {', '.join(map(str, numbers))}")
+    chosen = [one for one in found if seeds is None or one.seed in seeds]
+    for other in chosen[1:]:
+        require_one_recipe(chosen[0], other)
+    return chosen
+
+
+def require_one_recipe(first: Contender, other: Contender) -> None:
+    """See that two contenders differ in their training seed alone.
+
+    Raises:
+        EvaluationError: they do not; the message names the first section that differs.
+    """
+    fixed = [_decisive(one.meta) for one in (first, other)]
+    differs = [key for key in fixed[0] if fixed[0][key] != fixed[1].get(key)] + sorted(fixed[1].keys() - fixed[0].keys())
+    if differs:
+        raise EvaluationError(
+            f"{first.folder} and {other.folder} differ in {differs[0]}, so they are not two seeds of one recipe; evaluate each by itself"
+        )
+
+
+def _decisive(meta: MetaAdapter) -> dict[str, Any]:
+    recipe = {name: section for name, section in (meta.record.get("recipe") or {}).items() if name not in OWN}
+    # as JSON has it, in which lists and tuples are one
+    decided: dict[str, Any] = json.loads(json.dumps(recipe))
+    return {**decided, "base's weights": meta.fingerprint, "suite's content": _suite(meta)}
+
+
+def require_twin(meta: MetaAdapter, control: MetaAdapter, folder: Path) -> None:
+    """See that a control shares with its adapter what both sides of a comparison must.
+
+    Raises:
+        EvaluationError: another base, adapter shape or suite.
+    """
+    pairs = {
+        "base": ((meta.base.id, meta.fingerprint), (control.base.id, control.fingerprint)),
+        "adapter shape": (
+            (meta.lora.r, meta.lora.lora_alpha, meta.lora.target_modules),
+            (control.lora.r, control.lora.lora_alpha, control.lora.target_modules),
+        ),
+        "suite": (_suite(meta), _suite(control)),
+    }
+    for what, (own, its) in pairs.items():
+        if own != its:
+            raise EvaluationError(
+                f"{folder}: its {what} is {its}, the adapter's {own}; a control shares all but the algorithm: train it anew by "
+                "`headstart meta-train --equal-compute-of RUN`, or move it away"
+            )
+
+
+def _suite(meta: MetaAdapter) -> tuple[str, ...]:
+    suite = meta.record.get("suite", {})
+    return tuple(str(suite.get(key, "")) for key in ("name", "revision", "regime"))
+
+
+def unequal(contender: Contender, arms: Sequence[str]) -> list[str]:
+    """One line for each control among the arms whose counted operations differ from the adapter's by more than `EQUAL`."""
+    own = cost(contender.meta)["flops"]
+    lines = []
+    for arm, control in contender.controls.items():
+        ratio = cost(control)["flops"] / own if own else 1.0
+        if arm in arms and abs(ratio - 1) > EQUAL:
+            lines.append(f"seed {contender.seed}: {arm} was trained for {ratio:.2f} times the operations of the meta-adapter")
+    return lines
+
+
+def cost(adapter: MetaAdapter) -> dict[str, float]:
+    """What training took: counted operations, tokens (0 where an older version did not count them), seconds."""
+    recorded = adapter.record.get("cost", {})
+    return {key: recorded.get(key, 0) for key in ("flops", "tokens", "seconds")}
+
+
+def digest(folder: Path) -> str:
+    """The sha256 of what an adapter folder's weights and rates hold."""
+    found = hashlib.sha256()
+    for name in WEIGHTS:
+        if (folder / name).exists():
+            found.update((folder / name).read_bytes())
+    return found.hexdigest()
