@@ -264,6 +264,17 @@ def test_the_whole_context_can_be_used(learner, random_phi):
     assert scored(learner, phi, [[prompt]], [[answer]]).greedy.all()
 
 
+def test_the_output_layer_is_handed_its_input_in_one_stretch(learner, random_phi):
+    """Of a slice, PyTorch's product makes a copy of the output layer's weights for every row."""
+    head, seen = learner.base.model.get_output_embeddings(), []
+    hook = head.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0].is_contiguous()))
+    decode(learner, random_phi(learner, 1), [[(1, 2, 3), (4, 5, 6)]], END, SHORT)
+    hook.remove()
+    assert seen
+    assert all(seen)
+    assert not head._forward_pre_hooks
+
+
 @pytest.mark.parametrize(
     ("settings", "words"),
     [

@@ -148,12 +148,9 @@ def _restoring(learner: Learner) -> Iterator[None]:
     """Give the sites' weights their own bits back afterwards; these wait in the host's memory."""
     weights = [cast(Tensor, site.base.weight) for site in learner.sites.values()]
     kept = [each.detach().to("cpu", copy=True) for each in weights]
-    # what frozen layers put out is remembered by their adapters, not by their weights: inside, nothing is taken over or remembered
-    reusing, learner.layers.plain_outputs = learner.layers.plain_outputs, False
     try:
         yield
     finally:
-        learner.layers.plain_outputs = reusing
         with torch.no_grad():
             for each, own in zip(weights, kept, strict=True):
                 each.copy_(own)

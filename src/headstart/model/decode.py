@@ -99,7 +99,7 @@ def decode(
     model, device = learner.base.model, learner.base.device
     require_room(model, rows, sampling)
     ids, mask = (tensor.to(device) for tensor in _left_padded(rows, end_id))
-    with handing(learner.sites, _by_row(phi, counts)), _without_defaults(model), _seeded(sampling.seed, device):
+    with handing(learner.sites, _by_row(phi, counts)), _without_defaults(model), _whole_heads(model), _seeded(sampling.seed, device):
         found = model.generate(
             input_ids=ids,
             attention_mask=mask,
@@ -161,6 +161,16 @@ def _without_defaults(model: Any) -> Iterator[None]:
         yield
     finally:
         model.generation_config = before
+
+
+@contextmanager
+def _whole_heads(model: Any) -> Iterator[None]:
+    """Hand the output layer its input in one stretch: of a slice, PyTorch's product copies the layer's weights once for every row."""
+    hook = model.get_output_embeddings().register_forward_pre_hook(lambda _, inputs: tuple(each.contiguous() for each in inputs))
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 @contextmanager

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import MethodType
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -137,7 +137,12 @@ class DecoderLayers:
         if not count or not self.plain_outputs:
             yield 0
             return
-        below = [phi[f"{name}.{part}"] for inside in self.sites[:count] for name in inside for part in ("lora_A", "lora_B")]
+        below = [
+            tensor
+            for inside in self.sites[:count]
+            for name, site in inside.items()
+            for tensor in (cast(Tensor, site.base.weight), phi[f"{name}.lora_A"], phi[f"{name}.lora_B"])
+        ]
         found = _Reuse(self, count, tuple((tensor, tensor._version) for tensor in below))
         known: _Reuse | None = rows.memo.get(KEY)
         self.reuse = known if known is not None and known.same(found) else found
