@@ -1,5 +1,7 @@
 """What a tier, the options and the recipe make of an evaluation."""
 
+from pathlib import Path
+
 import pytest
 
 from headstart.evaluation.contenders import Contender
@@ -65,6 +67,14 @@ def test_a_tier_fixes_tasks_draws_query_steps_and_shots(contender, tier):
         assert (list(found) if isinstance(found, tuple) else found) == value
     # what no tier names stays the recipe's
     assert section.learning_rates == (1e-3,)
+
+
+def test_the_protocols_page_tells_the_tiers_as_they_are():
+    page = (Path(__file__).parents[2] / "docs" / "evaluation.md").read_text(encoding="utf-8")
+    for tier, values in TIERS.items():
+        shots = values["support"] if isinstance(values["support"], list) else [values["support"]]
+        told = [values["tasks"] or "all", values["query"], ", ".join(map(str, shots)), ", ".join(map(str, values["steps"]))]
+        assert f"| `{tier}` | {' | '.join(map(str, [*told, values['draws'], values['tuning_tasks'], values['drift_tokens']]))} |" in page
 
 
 def test_options_come_after_the_tier_and_overrides_after_options(contender):

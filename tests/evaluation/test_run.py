@@ -22,7 +22,7 @@ from headstart.evaluation.errors import EvaluationError
 from headstart.evaluation.ledger import default_ledger, read_looks
 from headstart.evaluation.plan import Plan
 from headstart.evaluation.records import Record
-from headstart.evaluation.schema import read_results
+from headstart.evaluation.report.schema import read_results
 from headstart.evaluation.statistics import macro_mean
 from headstart.model.base import fingerprint
 

@@ -13,14 +13,14 @@ from headstart.adapter.files import read_json
 from headstart.evaluation.arms import ARMS, PROMPTED
 from headstart.evaluation.campaign import Campaign
 from headstart.evaluation.contenders import Contender, cost, read_contenders, unequal
-from headstart.evaluation.curves import plot_evaluation
 from headstart.evaluation.design import PAIRS, PRIMARY_PAIR, TEST, primary_step
 from headstart.evaluation.kept import Kept
 from headstart.evaluation.ledger import default_ledger, record_look
-from headstart.evaluation.page import report_html
 from headstart.evaluation.plan import Plan, Quantization, Wishes
-from headstart.evaluation.report import headline, results_markdown, results_table
-from headstart.evaluation.schema import SCHEMA_VERSION, Results, write_results
+from headstart.evaluation.report.curves import plot_evaluation
+from headstart.evaluation.report.page import report_html
+from headstart.evaluation.report.schema import SCHEMA_VERSION, Results, write_results
+from headstart.evaluation.report.tables import headline, results_markdown, results_table
 from headstart.evaluation.statistics import notes
 from headstart.evaluation.summary import headroom, summarise
 from headstart.evaluation.tuning import choose

@@ -4,11 +4,24 @@ import itertools
 import re
 
 import pytest
-from evaluation.synthetic import ARMS, STEPS, make_results
+from evaluation.report.synthetic import ARMS, STEPS, make_results
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headstart.evaluation.charts import BOTTOM, FOREST_WIDTH, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Scale, curve_panel, forest, spread_out, ticks
+from headstart.evaluation.report.charts import (
+    BOTTOM,
+    FOREST_WIDTH,
+    HEIGHT,
+    LEFT,
+    RIGHT,
+    TOP,
+    WIDTH,
+    Scale,
+    curve_panel,
+    forest,
+    spread_out,
+    ticks,
+)
 
 LOOKS = {arm: number for number, arm in enumerate(ARMS)}
 

@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-from evaluation.synthetic import CONSTANT, make_results
+from evaluation.report.synthetic import CONSTANT, make_results
 
-from headstart.evaluation.curves import evaluation_figure, plot_evaluation
+from headstart.evaluation.report.curves import evaluation_figure, plot_evaluation
 from headstart.figures import DPI
 
 STEPS = (0, 1, 2, 5, 10)

@@ -11,11 +11,11 @@ from typing import Any
 import yaml
 from jinja2 import Environment, StrictUndefined
 
-from headstart.evaluation.breakdown import by_cluster, by_task, step_of
-from headstart.evaluation.charts import FOREST_WIDTH, HEIGHT, LEFT, RIGHT, WIDTH, Forest, curve_panel, forest
-from headstart.evaluation.report import headline
-from headstart.evaluation.schema import Interval, MetricName, Metrics, Results, Setting, StepsToTarget
-from headstart.evaluation.view import (
+from headstart.evaluation.report.breakdown import by_cluster, by_task, step_of
+from headstart.evaluation.report.charts import FOREST_WIDTH, HEIGHT, LEFT, RIGHT, WIDTH, Forest, curve_panel, forest
+from headstart.evaluation.report.schema import Interval, MetricName, Metrics, Results, Setting, StepsToTarget
+from headstart.evaluation.report.tables import headline
+from headstart.evaluation.report.view import (
     CURVE_METRICS,
     MAIN,
     METRICS,

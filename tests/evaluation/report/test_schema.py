@@ -5,14 +5,14 @@ import json
 from pathlib import Path
 
 import pytest
-from evaluation.synthetic import make_results
+from evaluation.report.synthetic import make_results
 
 from headstart.evaluation.errors import EvaluationError
 from headstart.evaluation.records import Record
-from headstart.evaluation.schema import RecordRow, read_results, results_schema, write_results
+from headstart.evaluation.report.schema import RecordRow, read_results, results_schema, write_results
 from headstart.files import WriteError, write_atomically
 
-SCHEMA = Path(__file__).parents[2] / "docs" / "results.schema.json"
+SCHEMA = Path(__file__).parents[3] / "docs" / "results.schema.json"
 
 
 def schema_text():

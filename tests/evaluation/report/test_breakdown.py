@@ -3,9 +3,9 @@
 import copy
 
 import pytest
-from evaluation.synthetic import make_results
+from evaluation.report.synthetic import make_results
 
-from headstart.evaluation.breakdown import by_cluster, by_task, step_of
+from headstart.evaluation.report.breakdown import by_cluster, by_task, step_of
 
 
 @pytest.fixture

@@ -6,8 +6,18 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from headstart.evaluation.schema import MetricName, Results, Setting
-from headstart.evaluation.view import MAIN, METRICS, Metric, Series, all_steps, describe_design, primary_setting, series, setting_title
+from headstart.evaluation.report.schema import MetricName, Results, Setting
+from headstart.evaluation.report.view import (
+    MAIN,
+    METRICS,
+    Metric,
+    Series,
+    all_steps,
+    describe_design,
+    primary_setting,
+    series,
+    setting_title,
+)
 from headstart.figures import BLUE, FONT_SIZE, VERMILLION, label, new_figure, write_png
 
 # Okabe and Ito's colours, with grey for yellow, which white paper swallows. The plain ones come first, for the baselines.

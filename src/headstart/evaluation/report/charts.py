@@ -4,8 +4,8 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from headstart.evaluation.schema import Interval, MetricName, Setting
-from headstart.evaluation.view import METRICS, Metric, Series, all_steps, series
+from headstart.evaluation.report.schema import Interval, MetricName, Setting
+from headstart.evaluation.report.view import METRICS, Metric, Series, all_steps, series
 
 WIDTH, HEIGHT = 460, 300
 LEFT, RIGHT, TOP, BOTTOM = 44, 136, 14, 40

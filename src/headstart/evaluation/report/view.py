@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from headstart.evaluation.schema import Interval, MetricName, Metrics, Results, Setting, StepsToTarget
+from headstart.evaluation.report.schema import Interval, MetricName, Metrics, Results, Setting, StepsToTarget
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,11 @@ import struct
 from html.parser import HTMLParser
 
 import pytest
-from evaluation.browser import CHROMIUM, chromium
-from evaluation.synthetic import make_results
+from evaluation.report.browser import CHROMIUM, chromium
+from evaluation.report.synthetic import make_results
 
-from headstart.evaluation.page import amount, report_html
-from headstart.evaluation.report import headline
+from headstart.evaluation.report.page import amount, report_html
+from headstart.evaluation.report.tables import headline
 
 SIZES = [(width, scheme) for width in (400, 1400) for scheme in ("light", "dark")]
 BAD = '<script>alert("x")</script><img src=x onerror=alert(1)>'

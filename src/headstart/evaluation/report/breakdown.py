@@ -5,8 +5,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from headstart.evaluation.schema import MetricName, RecordRow, Results, Setting
-from headstart.evaluation.view import MAIN, all_steps
+from headstart.evaluation.report.schema import MetricName, RecordRow, Results, Setting
+from headstart.evaluation.report.view import MAIN, all_steps
 
 Means = Mapping[str, Mapping[MetricName, float]]
 """By arm, then metric."""

@@ -7,8 +7,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from headstart.evaluation.schema import Headline, MetricName, Metrics, Results, Sensitivity, Setting
-from headstart.evaluation.view import (
+from headstart.evaluation.report.schema import Headline, MetricName, Metrics, Results, Sensitivity, Setting
+from headstart.evaluation.report.view import (
     CURVE_METRICS,
     MAIN,
     METRICS,

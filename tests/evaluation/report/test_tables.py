@@ -3,13 +3,13 @@
 import copy
 
 import pytest
-from evaluation.synthetic import STEPS, make_results
+from evaluation.report.synthetic import STEPS, make_results
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from headstart.evaluation.report import headline, results_markdown, results_table, verdict
-from headstart.evaluation.view import METRICS, all_steps, at, describe_design, primary_setting, sides
+from headstart.evaluation.report.tables import headline, results_markdown, results_table, verdict
+from headstart.evaluation.report.view import METRICS, all_steps, at, describe_design, primary_setting, sides
 
 WHERE = "at step 10, K = 16, instructed (12 tasks in 4 clusters, 2 training seeds)."
 
