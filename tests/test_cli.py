@@ -15,8 +15,8 @@ from typer.testing import CliRunner
 from headstart.adapter.meta_adapter import MetaAdapter
 from headstart.algorithms.rules import Adam
 from headstart.algorithms.trail import state_bytes
-from headstart.cli import ARMS, FOUND, MISTAKE, SPLITS, STOPPED, app, main
-from headstart.evaluation import arms
+from headstart.cli import ARMS, FOUND, MISTAKE, SPLITS, STOPPED, TIERS, app, main
+from headstart.evaluation import arms, design
 from headstart.model.learner import Learner, LoraSpec
 from headstart.recipe import Recipe
 from headstart.tasks.sources import open_suite
@@ -171,6 +171,12 @@ def mistakes(run_folder, tiny_folder, data, tmp_path):
         "finished run": (["meta-train", run_folder / "recipe.yaml"], "already holds a finished run"),
         "no such adapter": (["evaluate", tmp_path / "gone"], "there is no adapter folder"),
         "unknown arm": (["evaluate", adapter, "--arms", "best"], "unknown arm 'best'"),
+        "test split": (["evaluate", adapter, "--split", "meta_test"], "add --final"),
+        "unknown tier": (["evaluate", adapter, "--tier", "huge"], "--tier huge: there are quick, standard, full"),
+        "shots in words": (["evaluate", adapter, "--shots", "few"], "--shots few: write whole numbers with commas between"),
+        "unknown quantization": (["evaluate", adapter, "--quantization", "int8"], "--quantization int8: there are none, nf4"),
+        "no such seed": (["evaluate", adapter, "--seeds", "0,7"], "no adapter given was trained by seed 7"),
+        "override of what is trained": (["evaluate", adapter, "outer.learning_rate=1"], "only evaluation.KEY=VALUE can be changed here"),
         "unknown suite": (["evaluate", adapter, "--suite", tmp_path / "gone"], "there is no suite"),
         "missing file": (["adapt", adapter, "--data", tmp_path / "gone.jsonl"], "no such file"),
         "missing column": (["adapt", adapter, "--data", broken], "line 1: `output` is missing"),
@@ -207,6 +213,34 @@ def test_check_tells_mistakes_in_what_it_looks_at_and_has_a_code_for_them(here, 
         done = here("check", *arguments)
         assert (done.returncode, done.stderr) == (FOUND, ""), name
         assert any(line.startswith("error: ") and words in line for line in done.stdout.splitlines()), name
+
+
+EVALUATION = ["evaluation.tasks=1", "evaluation.tuning_tasks=1", "evaluation.learning_rates=[1e-3]", "evaluation.regimes=[instructed]"]
+
+
+def test_evaluate_predicts_measures_and_goes_on(run_folder, tmp_path, monkeypatch):
+    """Stopped by a signal after its first piece, it exits with the code for that; again, it ends; what it printed is a table."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    options = [run_folder / "adapter", *EVALUATION, "--arms", "random,meta", "--shots", "2,4", "--steps", "0,1", "--draws", "2"]
+    command = [sys.executable, "-m", "headstart", "evaluate", *map(str, options), "--output", str(tmp_path / "out")]
+    running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    kept = tmp_path / "cache" / "headstart" / "evaluations"
+    deadline = time.monotonic() + 120
+    while not any(path.stat().st_size for path in kept.glob("*.jsonl")) and time.monotonic() < deadline and running.poll() is None:
+        time.sleep(0.05)
+    running.send_signal(signal.SIGTERM)
+    printed, told = running.communicate(timeout=120)
+    assert running.returncode == STOPPED, (printed, told)
+    assert "what was measured is kept, and the same command goes on" in told
+    assert "predicted: " in printed
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    assert "was done before" in done.stdout or "were done before" in done.stdout
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"results.json", "report.html", "report.md", "curves.png"}
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert {(each["arm"], each["k"], each["draw"], each["step"]) for each in results["records"]} == {
+        (arm, k, draw, step) for arm in ("random", "meta") for k in (2, 4) for draw in (0, 1) for step in (0, 1)
+    }
 
 
 def test_schema_is_the_recipes():
@@ -283,6 +317,7 @@ def complete(*words):
         (("headstart", "meta-train", "quick"), ["quickstart"]),
         (("headstart", "evaluate", "x", "--split", "meta_"), list(SPLITS)),
         (("headstart", "evaluate", "x", "--arms", "meta,r"), ["meta,random"]),
+        (("headstart", "evaluate", "x", "--tier", "q"), ["quick"]),
         (("headstart", "meta"), ["meta-train"]),
     ],
 )
@@ -312,4 +347,5 @@ def test_completion_can_be_installed(monkeypatch):
 
 def test_what_is_completed_is_what_there_is():
     assert set(ARMS) == set(arms.ARMS)
+    assert tuple(design.TIERS) == TIERS
     assert set(SPLITS) == set(open_suite("builtin").splits)

@@ -1,5 +1,6 @@
 """Which adapters may be judged together, and which controls count."""
 
+import hashlib
 import json
 
 import pytest
@@ -123,3 +124,20 @@ def test_none_given_is_an_error():
 def test_costs_of_older_versions_count_no_tokens(run_folder):
     changed(run_folder / "adapter", lambda about: about["record"].update(cost={"flops": 5, "seconds": 1.0}))
     assert cost(MetaAdapter.from_pretrained(run_folder / "adapter")) == {"flops": 5, "tokens": 0, "seconds": 1.0}
+
+
+def test_a_control_that_was_trained_for_another_adapter_is_refused(run_folder):
+    weights = (run_folder / "adapter" / "adapter_model.safetensors").read_bytes()
+    own = {"name": "run", "sha256": hashlib.sha256(weights).hexdigest(), "flops": 1, "spent": 1}
+    changed(run_folder / "control" / "adapter", lambda about: about["record"].update(control_of=own))
+    assert "multitask" in Contender.read(run_folder / "adapter").controls
+    changed(run_folder / "control" / "adapter", lambda about: about["record"].update(control_of={**own, "name": "it", "sha256": "0"}))
+    with pytest.raises(EvaluationError, match=r"the control of another adapter \(it\)"):
+        Contender.read(run_folder / "adapter")
+
+
+def test_unequal_search_is_told(run_folder):
+    trials = [{"outer.learning_rate": rate} for rate in (1e-3, 2e-3, 4e-3)]
+    changed(run_folder / "adapter", lambda about: about["record"].update(search={"trials": trials}))
+    lines = unequal(Contender.read(run_folder / "adapter"), ["multitask"])
+    assert "seed 0: multitask is the best of 1 search trials, the meta-adapter of 3" in lines

@@ -65,6 +65,7 @@ def test_a_tier_fixes_tasks_draws_query_steps_and_shots(contender, tier):
     for key, value in TIERS[tier].items():
         found = getattr(section, key)
         assert (list(found) if isinstance(found, tuple) else found) == value
+    assert {"tasks", "draws", "query", "steps", "arms", "support"} <= TIERS[tier].keys()
     # what no tier names stays the recipe's
     assert section.learning_rates == (1e-3,)
 

@@ -1,5 +1,6 @@
 """A whole evaluation on a toy run: every arm measured alike, kept as it goes, told whole."""
 
+import io
 import json
 import os
 import shutil
@@ -256,7 +257,7 @@ def test_a_shipped_adapter_is_measured_and_left_alone(run_folder, quiet, tmp_pat
     ("options", "words"),
     [
         ({"arms": ["rndom"]}, "unknown arm 'rndom'"),
-        ({"arms": ["random", "random"]}, "each once"),
+        ({"arms": ["random", "random"]}, "name each once"),
         ({"arms": ["multitask_rates"]}, r"--equal-compute-of run-0 --learn-rates"),
         ({"split": "meta_train"}, "was trained on"),
         ({"overrides": ["evaluation.tuning_tasks=2"]}, "all of them tune rates"),
@@ -287,18 +288,31 @@ def test_without_a_control_the_multitask_arm_is_refused_or_left_out(look, run_fo
     assert set(results["protocol"]["skipped"]) == {"multitask", "multitask_rates"}
 
 
+def test_arms_of_a_recipe_that_cannot_be_run_are_left_out_and_named_ones_refused(look, run_folder):
+    """A shipped adapter has lost its control; what its recipe compares must not keep it from being judged."""
+    changed = json.loads((run_folder / "adapter" / "headstart.json").read_text())
+    changed["record"]["recipe"]["evaluation"]["arms"] = ["random", "multitask"]
+    (run_folder / "adapter" / "headstart.json").write_text(json.dumps(changed))
+    (run_folder / "control").rename(run_folder / "gone")
+    results = look()
+    assert (list(results["summary"]), list(results["protocol"]["skipped"])) == (["random"], ["multitask"])
+    with pytest.raises(EvaluationError, match="cannot be run"):
+        look(overrides=["evaluation.arms=[random, multitask]"])
+    changed["record"]["recipe"]["evaluation"]["arms"] = ["multitask"]
+    (run_folder / "adapter" / "headstart.json").write_text(json.dumps(changed))
+    with pytest.raises(EvaluationError, match="cannot be run"):
+        look()
+
+
 def test_what_is_to_come_is_told_before_it_starts(run_folder, monkeypatch):
-    told = Console(record=True, width=200, file=open(os.devnull, "w"))
+    told = Console(record=True, width=200, file=io.StringIO())
     monkeypatch.setattr(campaign_module, "run_piece", lambda *_: pytest.exit("too far", 1))
 
-    class Seen(Exception):
-        pass
-
     def stop(self, progress):
-        raise Seen
+        raise Stopped
 
     monkeypatch.setattr(campaign_module.Campaign, "run", stop)
-    with pytest.raises(Seen):
+    with pytest.raises(Stopped):
         evaluation_run.evaluate(run_folder / "adapter", console=told)
     text = told.export_text()
     assert "zero_shot, icl, random, multitask, meta_adamw, meta on 1 tasks in 1 clusters of meta_validation" in text

@@ -72,29 +72,31 @@ class Arm:
         return {name: rate * candidate for name, rate in self.rates.items()}
 
 
-def choose_arms(wanted: Sequence[str] | None, contenders: Sequence[Contender], base: BaseSpec) -> tuple[tuple[str, ...], dict[str, str]]:
-    """The arms to run, and of the usual ones those that cannot be with the reason why.
+def choose_arms(
+    wanted: Sequence[str] | None, contenders: Sequence[Contender], base: BaseSpec, strict: bool = True
+) -> tuple[tuple[str, ...], dict[str, str]]:
+    """The arms to run, and those that were wanted and cannot be, with the reason why.
 
     Args:
-        wanted: names; the usual ones that can be run where None.
+        wanted: names; the usual ones where None.
         contenders: whose controls are looked at.
         base: as it will be loaded.
+        strict: whether the names are the user's own for this evaluation, so that each must be run.
 
     Raises:
-        EvaluationError: an unknown or repeated name, or one that cannot be run.
+        EvaluationError: an unknown or repeated name, or one that cannot be run and must; or none can be.
     """
-    if wanted is None:
-        reasons = {name: why_not(name, contenders, base) for name in USUAL_ARMS}
-        return tuple(name for name, why in reasons.items() if not why), {name: why for name, why in reasons.items() if why}
-    unknown = [name for name in wanted if name not in ARMS]
+    names = tuple(wanted or USUAL_ARMS)
+    unknown = [name for name in names if name not in ARMS]
     if unknown:
         raise EvaluationError(f"unknown arm {unknown[0]!r}; there are {', '.join(ARMS)}")
-    if len(set(wanted)) < len(wanted) or not wanted:
-        raise EvaluationError(f"arms {', '.join(wanted) or '(none)'}: name at least one, and each once")
-    for name in wanted:
-        if why := why_not(name, contenders, base):
-            raise EvaluationError(f"the arm `{name}` cannot be run: {why}; leave it out with --arms")
-    return tuple(wanted), {}
+    if len(set(names)) < len(names):
+        raise EvaluationError(f"arms {', '.join(names)}: name each once")
+    skipped = {name: why for name in names if (why := why_not(name, contenders, base))}
+    if skipped and (strict or len(skipped) == len(names)):
+        name, why = next(iter(skipped.items()))
+        raise EvaluationError(f"the arm `{name}` cannot be run: {why}; leave it out with --arms")
+    return tuple(name for name in names if name not in skipped), skipped
 
 
 def why_not(name: str, contenders: Sequence[Contender], base: BaseSpec) -> str:

@@ -53,6 +53,7 @@ class Contender:
         controls = {arm: MetaAdapter.from_pretrained(place) for arm, place in folders.items()}
         for arm, control in controls.items():
             require_twin(meta, control, folders[arm])
+            require_own(control, folder, folders[arm])
         digests = {arm: digest(place) for arm, place in {"meta": folder, **folders}.items()}
         return cls(folder, int(meta.record.get("seed", 0)), meta, controls, digests)
 
@@ -135,20 +136,40 @@ def require_twin(meta: MetaAdapter, control: MetaAdapter, folder: Path) -> None:
             )
 
 
+def require_own(control: MetaAdapter, folder: Path, place: Path) -> None:
+    """See that a control that says what it is a control of was trained for the adapter in this folder.
+
+    Raises:
+        EvaluationError: it was trained for another.
+    """
+    of = control.record.get("control_of")
+    if of and of["sha256"] != _sha256(folder, WEIGHTS[:1]):
+        raise EvaluationError(
+            f"{place}: the control of another adapter ({of['name']}), whose budget is not this one's; train one by "
+            "`headstart meta-train --equal-compute-of RUN`, or move it away"
+        )
+
+
 def _suite(meta: MetaAdapter) -> tuple[str, ...]:
     suite = meta.record.get("suite", {})
     return tuple(str(suite.get(key, "")) for key in ("name", "revision", "regime"))
 
 
 def unequal(contender: Contender, arms: Sequence[str]) -> list[str]:
-    """One line for each control among the arms whose counted operations differ from the adapter's by more than `EQUAL`."""
-    own = cost(contender.meta)["flops"]
+    """One line for each thing that a control among the arms had more or less of than the adapter: operations, search trials."""
+    own, trials = cost(contender.meta)["flops"], _trials(contender.meta)
     lines = []
     for arm, control in contender.controls.items():
         ratio = cost(control)["flops"] / own if own else 1.0
         if arm in arms and abs(ratio - 1) > EQUAL:
             lines.append(f"seed {contender.seed}: {arm} was trained for {ratio:.2f} times the operations of the meta-adapter")
+        if arm in arms and _trials(control) != trials:
+            lines.append(f"seed {contender.seed}: {arm} is the best of {_trials(control)} search trials, the meta-adapter of {trials}")
     return lines
+
+
+def _trials(adapter: MetaAdapter) -> int:
+    return len(adapter.record.get("search", {}).get("trials", [None]))
 
 
 def cost(adapter: MetaAdapter) -> dict[str, float]:
@@ -159,8 +180,12 @@ def cost(adapter: MetaAdapter) -> dict[str, float]:
 
 def digest(folder: Path) -> str:
     """The sha256 of what an adapter folder's weights and rates hold."""
+    return _sha256(folder, WEIGHTS)
+
+
+def _sha256(folder: Path, names: Sequence[str]) -> str:
     found = hashlib.sha256()
-    for name in WEIGHTS:
+    for name in names:
         if (folder / name).exists():
             found.update((folder / name).read_bytes())
     return found.hexdigest()

@@ -77,6 +77,11 @@ class Wishes:
     quantization: Quantization | None = None
     final: bool = False
 
+    @property
+    def names_arms(self) -> bool:
+        """Whether arms are named, and not left to the tier or the recipe."""
+        return "arms" in (self.options or {}) or any(each.startswith("evaluation.arms") for each in self.overrides)
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -121,7 +126,7 @@ class Plan:
         recipe = recorded_recipe(contenders[0], wishes.tier, dict(wishes.options or {}), wishes.overrides)
         require_final(wishes)
         base = replace(meta.base, source=wishes.base_source or meta.base.source, quantization=wishes.quantization or meta.base.quantization)
-        arms, skipped = choose_arms(recipe.evaluation.arms, contenders, base)
+        arms, skipped = choose_arms(recipe.evaluation.arms, contenders, base, wishes.names_arms)
         renderer = Renderer(load_tokenizer(base), recipe.suite.max_length, base.chat_template_kwargs)
         sources = (SourceSpec(wishes.suite),) if wishes.suite else recipe.suite.specs
         reading = _Reading(sources, recipe.evaluation, renderer)

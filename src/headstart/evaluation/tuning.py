@@ -1,17 +1,16 @@
 """Tuning: every arm's rates for every horizon, on tasks of `meta_validation`; nothing here can hold a task of another split."""
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from statistics import fmean
 
-import torch
+import numpy as np
 
 from headstart.evaluation.arms import Arm
 from headstart.evaluation.design import VALIDATION, Setting
 from headstart.evaluation.errors import EvaluationError
 from headstart.evaluation.measuring import bounded
 from headstart.evaluation.protocol import Protocol, trajectory
+from headstart.evaluation.statistics import Row, macro_weights
 from headstart.passes import Passes
 from headstart.tasks.episodes import Episode
 from headstart.tasks.prepare import spread
@@ -108,21 +107,14 @@ def _losses(
     arms: Sequence[Arm], candidate: float, horizons: Sequence[int], episode: Episode, passes: Passes, told: Told
 ) -> dict[int, float]:
     """Horizon -> the macro-mean loss at that step, of one candidate."""
-    found: dict[int, dict[str, dict[str, dict[str, list[float]]]]] = {horizon: {} for horizon in horizons}
+    found: dict[int, dict[Row, float]] = {horizon: {} for horizon in horizons}
     for arm in arms:
         for piece in passes.batcher.pieces(episode):
             for step, phi in trajectory(arm, candidate, piece, passes, max(horizons)):
                 if step in found:
                     for part, losses in zip(piece, passes.losses(phi, piece), strict=True):
-                        _note(found[step], part.task, losses)
+                        # seeds stand where draws do, of which there is one
+                        row = (part.task.cluster, part.task.dataset, part.task.name, arm.seed)
+                        found[step][row] = bounded(float(losses.mean()))
             told(piece, max(horizons))
-    return {horizon: _macro_mean(losses) for horizon, losses in found.items()}
-
-
-def _note(found: dict[str, dict[str, dict[str, list[float]]]], task: Task, losses: torch.Tensor) -> None:
-    loss = bounded(float(losses.mean())) if len(losses) else math.nan
-    found.setdefault(task.cluster, {}).setdefault(task.dataset, {}).setdefault(task.name, []).append(loss)
-
-
-def _macro_mean(found: Mapping[str, Mapping[str, Mapping[str, Sequence[float]]]]) -> float:
-    return fmean(fmean(fmean(map(fmean, dataset.values())) for dataset in cluster.values()) for cluster in found.values())
+    return {horizon: float(macro_weights(list(losses)) @ np.array(list(losses.values()))) for horizon, losses in found.items()}
