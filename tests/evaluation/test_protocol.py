@@ -40,7 +40,7 @@ def test_a_trajectory_is_the_inner_loop(bench, protocol, arm_of, tasks, assert_s
     """The same steps as meta-training's own, from rows of the whole support."""
     learner, batcher = bench.passes.learner, bench.passes.batcher
     episode, arm = protocol.episode(tasks, 0), arm_of(bench.passes.learner)
-    found = dict(trajectory(arm, 0.01, episode, bench.passes, 3))
+    found = dict(trajectory(arm, 0.01, episode, bench, 3))
     assert list(found) == [0, 1, 2, 3]
     steps = walk(learner.losses, arm.start(episode), batcher.batch(episode).support, arm.rule, arm.rates_at(0.01), 3)
     for number, step in enumerate(steps, start=1):
@@ -49,8 +49,8 @@ def test_a_trajectory_is_the_inner_loop(bench, protocol, arm_of, tasks, assert_s
 
 def test_micro_batches_change_no_trajectory(bench, protocol, arm_of, tasks, assert_same):
     arm, episode = arm_of(bench.passes.learner), protocol.episode(tasks, 0)
-    small = replace(bench.passes, tokens=60)
-    whole, parted = (dict(trajectory(arm, 0.01, episode, passes, 2))[2] for passes in (bench.passes, small))
+    small = replace(bench, passes=replace(bench.passes, tokens=60))
+    whole, parted = (dict(trajectory(arm, 0.01, episode, each, 2))[2] for each in (bench, small))
     assert_same(parted, whole, 1e-4)
 
 

@@ -35,7 +35,7 @@ def test_tuning_reads_no_task_of_another_split(toy_suite, bench, protocol, arm_o
     poisoned = TaskSuite("poisoned", tasks, toy_suite.splits)
     validation = ValidationTasks(poisoned, 8, SETTING)
     assert validation.names == ["vowel"]
-    assert tune([arm_of(bench.passes.learner)], validation, protocol, bench.passes)[3].keys() == {0.01}
+    assert tune([arm_of(bench.passes.learner)], validation, protocol, bench)[3].keys() == {0.01}
     with pytest.raises(AssertionError, match="tuning read"):
         poisoned.tasks["twice"].examples  # noqa: B018
 
@@ -75,7 +75,7 @@ def test_too_few_support_examples_to_tune_on_is_an_error(toy_suite):
 def test_a_candidates_loss_is_that_of_adapting_with_it(validation, bench, protocol, arm_of):
     two = replace(protocol, steps=(0, 1, 3), horizons=(1, 3))
     arm = arm_of(bench.passes.learner, (0.01,))
-    grid = tune([arm], validation, two, bench.passes)
+    grid = tune([arm], validation, two, bench)
     gone = run_piece(arm, {1: 0.01, 3: 0.01}, 0, two.episode(validation.tasks, 0), two, bench)
     loss = {record.step: record.loss for record in gone.records}
     assert grid == {1: {0.01: pytest.approx(loss[1], rel=1e-4)}, 3: {0.01: pytest.approx(loss[3], rel=1e-4)}}
@@ -83,13 +83,13 @@ def test_a_candidates_loss_is_that_of_adapting_with_it(validation, bench, protoc
 
 def test_all_training_seeds_choose_together(validation, bench, protocol, arm_of):
     arms = [arm_of(bench.passes.learner, (0.01,), seed=seed) for seed in (0, 1)]
-    apart = [tune([arm], validation, protocol, bench.passes)[3][0.01] for arm in arms]
-    assert tune(arms, validation, protocol, bench.passes)[3][0.01] == pytest.approx(fmean(apart))
+    apart = [tune([arm], validation, protocol, bench)[3][0.01] for arm in arms]
+    assert tune(arms, validation, protocol, bench)[3][0.01] == pytest.approx(fmean(apart))
     assert apart[0] != apart[1]
 
 
 def test_a_winner_at_the_edge_widens_the_grid_twice(validation, bench, protocol, arm_of):
-    grid = tune([arm_of(bench.passes.learner, (1e-6, 2e-6, 4e-6))], validation, protocol, bench.passes)
+    grid = tune([arm_of(bench.passes.learner, (1e-6, 2e-6, 4e-6))], validation, protocol, bench)
     assert sorted(grid[3]) == pytest.approx([1e-6, 2e-6, 4e-6, 8e-6, 1.6e-5])
 
 
@@ -109,7 +109,7 @@ def test_a_horizon_widens_its_own_grid(validation, bench, protocol, arm_of, monk
     """The short horizon's best is at 16, past the grid; the long one's inside it."""
     asked = scripted(monkeypatch, lambda rate, horizon: abs(rate - (16 if horizon == 1 else 2)))
     two = replace(protocol, horizons=(1, 3))
-    grid = tune([arm_of(bench.passes.learner, (1.0, 2.0, 4.0))], validation, two, bench.passes)
+    grid = tune([arm_of(bench.passes.learner, (1.0, 2.0, 4.0))], validation, two, bench)
     assert sorted(grid[1]) == [1.0, 2.0, 4.0, 8.0, 16.0]
     assert sorted(grid[3]) == [1.0, 2.0, 4.0]
     assert asked[3:] == [(8.0, (1,)), (16.0, (1,))]
@@ -118,14 +118,14 @@ def test_a_horizon_widens_its_own_grid(validation, bench, protocol, arm_of, monk
 
 def test_both_ends_may_widen(validation, bench, protocol, arm_of, monkeypatch):
     scripted(monkeypatch, lambda rate, horizon: rate if horizon == 1 else -rate)
-    grid = tune([arm_of(bench.passes.learner, (1.0, 2.0, 4.0))], validation, replace(protocol, horizons=(1, 3)), bench.passes)
+    grid = tune([arm_of(bench.passes.learner, (1.0, 2.0, 4.0))], validation, replace(protocol, horizons=(1, 3)), bench)
     assert sorted(grid[1]) == [0.25, 0.5, 1.0, 2.0, 4.0]
     assert sorted(grid[3]) == [1.0, 2.0, 4.0, 8.0, 16.0]
 
 
 def test_one_candidate_has_no_spacing_to_widen_by(validation, bench, protocol, arm_of, monkeypatch):
     scripted(monkeypatch, lambda rate, horizon: rate)
-    assert tune([arm_of(bench.passes.learner, (1.0,))], validation, protocol, bench.passes) == {3: {1.0: 1.0}}
+    assert tune([arm_of(bench.passes.learner, (1.0,))], validation, protocol, bench) == {3: {1.0: 1.0}}
 
 
 def test_of_equal_losses_the_lowest_candidate_wins():
@@ -133,6 +133,6 @@ def test_of_equal_losses_the_lowest_candidate_wins():
 
 
 def test_a_diverging_candidate_loses(validation, bench, protocol, arm_of):
-    grid = tune([arm_of(bench.passes.learner, (1e-3, 1e30))], validation, protocol, bench.passes)
+    grid = tune([arm_of(bench.passes.learner, (1e-3, 1e30))], validation, protocol, bench)
     assert choose(grid)[3] < 1
     assert max(grid[3].values()) <= 100

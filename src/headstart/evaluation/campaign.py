@@ -58,7 +58,7 @@ class Campaign:
     def open(cls, plan: Plan, base: Base, kept: Kept, interrupt: Interrupt) -> Iterator["Campaign"]:
         """Over a loaded base, which has sites until the end of the block; its passes are timed first."""
         with Learner(base, plan.contenders[0].meta.lora) as learner:
-            campaign = cls(plan, _bench(plan, base, learner), kept, interrupt)
+            campaign = cls(plan, _bench(plan, base, learner, interrupt), kept, interrupt)
             campaign._predict()
             yield campaign
 
@@ -154,6 +154,7 @@ class Campaign:
                 for piece in self.pieces(condition, draw):
                     if self.kept.has(key, label, arm.seed, draw, _names(piece)):
                         continue
+                    self.bench.heed()
                     gone = run_piece(arm, chosen, draw, piece, condition.protocol, self.bench)
                     self.kept.add(key, label, gone, self._spent())
                     self._tell(self._cost(arm.name, piece, condition), f"{key}: {arm.name}")
@@ -167,7 +168,7 @@ class Campaign:
             def told(piece: Episode, steps: int) -> None:
                 self._tell(share * len(piece) * steps / max(protocol.horizons), f"{key}: tuning {name}")
 
-            self.kept.add_grid(key, self._label(name), tune(arms, condition.validation, protocol, self.bench.passes, told), self._spent())
+            self.kept.add_grid(key, self._label(name), tune(arms, condition.validation, protocol, self.bench, told), self._spent())
         return self.kept.grids[key, self._label(name)]
 
     def _label(self, name: str) -> str:
@@ -188,8 +189,6 @@ class Campaign:
         if self.progress:
             # short of the end, which only the end itself reports
             self.progress.advance(min(self.done / self.whole, 0.99), note)
-        if self.interrupt.asked:
-            raise Stopped
 
     def grids(self, condition: Condition) -> dict[str, Grid]:
         """Arm -> what tuning it found in a setting."""
@@ -215,7 +214,7 @@ def _names(piece: Episode) -> list[str]:
     return [part.task.name for part in piece]
 
 
-def _bench(plan: Plan, base: Base, learner: Learner) -> Bench:
+def _bench(plan: Plan, base: Base, learner: Learner, interrupt: Interrupt) -> Bench:
     rows, longest = plan.recipe.suite, plan.section.icl_max_length
 
     def passes(renderer: Renderer, most: int) -> Passes:
@@ -227,4 +226,9 @@ def _bench(plan: Plan, base: Base, learner: Learner) -> Bench:
     prompting = passes(long, max(rows.max_row_tokens, long.max_length))
     tokens = plan.section.drift_tokens
     drift = Drift(learner, DriftText.of(base, plain.batcher, tokens)) if tokens else None
-    return Bench(plain, prompting, drift)
+
+    def heed() -> None:
+        if interrupt.asked:
+            raise Stopped
+
+    return Bench(plain, prompting, drift, heed)

@@ -1,6 +1,6 @@
 """The protocol: adapt an arm to tasks under given draws, and record how it does; the same for every arm."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 
 from torch import Tensor
@@ -61,11 +61,13 @@ class Bench:
         passes: over the base with its sites.
         prompting: the same with room for prompts that hold the support examples.
         drift: measures drift; None where it is not.
+        heed: called between steps; what it raises ends the piece, of which nothing is recorded.
     """
 
     passes: Passes
     prompting: Passes
     drift: Drift | None = None
+    heed: Callable[[], None] = lambda: None
 
 
 @dataclass(frozen=True)
@@ -103,7 +105,7 @@ Found = tuple[Task, int, Measured, float | None]
 
 def _adapted(arm: Arm, chosen: Mapping[int, float], piece: Episode, protocol: Protocol, bench: Bench) -> Iterator[Found]:
     for candidate, steps in protocol.runs(chosen).items():
-        for step, phi in trajectory(arm, candidate, piece, bench.passes, max(steps)):
+        for step, phi in trajectory(arm, candidate, piece, bench, max(steps)):
             if step not in steps:
                 continue
             drifts = _drifts(phi, step, len(piece), protocol, bench)
@@ -128,14 +130,15 @@ def _constant(arm: Arm, piece: Episode, bench: Bench, shown: dict[str, int]) -> 
         yield part.task, 0, measured, None
 
 
-def trajectory(arm: Arm, candidate: float, piece: Episode, passes: Passes, last: int) -> Iterator[tuple[int, dict[str, Tensor]]]:
+def trajectory(arm: Arm, candidate: float, piece: Episode, bench: Bench, last: int) -> Iterator[tuple[int, dict[str, Tensor]]]:
     """The adapters of a piece's tasks before the first step and after each up to the last."""
     phi = arm.start(piece)
     yield 0, phi
     rates, memory = arm.rates_at(candidate), None
     supports = [replace(part, support=(), query=part.support[0]) for part in piece]
     for step in range(last):
-        phi, memory = _step(arm, phi, memory, supports, passes, {name: rate_at(rate, step) for name, rate in rates.items()})
+        bench.heed()
+        phi, memory = _step(arm, phi, memory, supports, bench.passes, {name: rate_at(rate, step) for name, rate in rates.items()})
         yield step + 1, phi
 
 

@@ -9,9 +9,8 @@ from headstart.evaluation.arms import Arm
 from headstart.evaluation.design import VALIDATION, Setting
 from headstart.evaluation.errors import EvaluationError
 from headstart.evaluation.measuring import bounded
-from headstart.evaluation.protocol import Protocol, trajectory
+from headstart.evaluation.protocol import Bench, Protocol, trajectory
 from headstart.evaluation.statistics import Row, macro_weights
-from headstart.passes import Passes
 from headstart.tasks.episodes import Episode
 from headstart.tasks.prepare import spread
 from headstart.tasks.task import Task, TaskSuite
@@ -45,7 +44,7 @@ class ValidationTasks:
         return [task.name for task in self.tasks]
 
 
-def tune(arms: Sequence[Arm], validation: ValidationTasks, protocol: Protocol, passes: Passes, told: Told = lambda *_: None) -> Grid:
+def tune(arms: Sequence[Arm], validation: ValidationTasks, protocol: Protocol, bench: Bench, told: Told = lambda *_: None) -> Grid:
     """The loss of every candidate at every horizon, over the arm's training seeds; one draw each.
 
     A winner at the edge of a horizon's grid widens the grid there at its own spacing, at most `WIDENINGS` times at either end, so that
@@ -55,7 +54,7 @@ def tune(arms: Sequence[Arm], validation: ValidationTasks, protocol: Protocol, p
         arms: one arm, under each training seed.
         validation: the tasks.
         protocol: what will be measured.
-        passes: over the base.
+        bench: what arms are run on.
         told: of progress.
     """
     episode = protocol.episode(validation.tasks, 0)
@@ -64,7 +63,7 @@ def tune(arms: Sequence[Arm], validation: ValidationTasks, protocol: Protocol, p
     widened = {"low": 0, "high": 0}
     while waiting:
         for candidate, horizons in waiting.items():
-            for horizon, loss in _losses(arms, candidate, horizons, episode, passes, told).items():
+            for horizon, loss in _losses(arms, candidate, horizons, episode, bench, told).items():
                 grid[horizon][candidate] = loss
         waiting = _wider(grid, widened)
     return grid
@@ -103,16 +102,14 @@ def choose(grid: Grid) -> dict[int, float]:
     return {horizon: best(found) for horizon, found in grid.items()}
 
 
-def _losses(
-    arms: Sequence[Arm], candidate: float, horizons: Sequence[int], episode: Episode, passes: Passes, told: Told
-) -> dict[int, float]:
+def _losses(arms: Sequence[Arm], candidate: float, horizons: Sequence[int], episode: Episode, bench: Bench, told: Told) -> dict[int, float]:
     """Horizon -> the macro-mean loss at that step, of one candidate."""
     found: dict[int, dict[Row, float]] = {horizon: {} for horizon in horizons}
     for arm in arms:
-        for piece in passes.batcher.pieces(episode):
-            for step, phi in trajectory(arm, candidate, piece, passes, max(horizons)):
+        for piece in bench.passes.batcher.pieces(episode):
+            for step, phi in trajectory(arm, candidate, piece, bench, max(horizons)):
                 if step in found:
-                    for part, losses in zip(piece, passes.losses(phi, piece), strict=True):
+                    for part, losses in zip(piece, bench.passes.losses(phi, piece), strict=True):
                         # seeds stand where draws do, of which there is one
                         row = (part.task.cluster, part.task.dataset, part.task.name, arm.seed)
                         found[step][row] = bounded(float(losses.mean()))
