@@ -1,9 +1,10 @@
 """Writing files and folders whole or not at all; where they lie, and what they take."""
 
+import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -82,6 +83,15 @@ def whole_folder(folder: Path) -> Iterator[Path]:
 def in_words(count: int) -> str:
     """Bytes in words."""
     return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
+
+
+def digest_of_files(paths: Iterable[Path]) -> str:
+    """The sha256 of what some files hold, one after another; those that are not there hold nothing."""
+    found = hashlib.sha256()
+    for path in paths:
+        if path.exists():
+            found.update(path.read_bytes())
+    return found.hexdigest()
 
 
 def cache_folder() -> Path:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
 
-NOTICE = b"\nstopping after this step, with a checkpoint; Ctrl-C again stops at once\n"
+NOTICE = b"\nstopping after this step; what is done is kept; Ctrl-C again stops at once\n"
 
 
 @dataclass

@@ -19,7 +19,7 @@ class Answer:
 
     Args:
         loss: the mean negative log-likelihood of its answer's tokens, its end token included; nats.
-        right: with labels, whether its label has the highest summed log-probability, end token included; without, whether greedy
+        right: with labels, whether its label alone has the highest summed log-probability, end token included; without, whether greedy
             decoding writes exactly the answer's tokens and stops.
         probabilities: label -> probability, normalised over the labels, in the labels' order; empty without labels.
         written: what greedy decoding writes before it stops, if that is the example's own answer or one of the labels; else None.
@@ -88,8 +88,11 @@ def _answer(draw: Draw, index: int, loss: float, likelihoods: Sequence[float], g
     if not labels:
         return Answer(loss, greedy[0], {}, written)
     ranked = dict(zip(candidates, likelihoods, strict=True))
-    shares = torch.softmax(torch.tensor([ranked[label] for label in labels], dtype=torch.float64), 0).tolist()
-    return Answer(loss, likelihoods[0] == max(likelihoods), dict(zip(labels, shares, strict=True)), written)
+    scores = torch.tensor([ranked[label] for label in labels], dtype=torch.float64)
+    # an adapter that diverged prefers none
+    shares = torch.softmax(scores if scores.isfinite().all() else torch.zeros_like(scores), 0).tolist()
+    right = all(likelihoods[0] > other for other in likelihoods[1:])
+    return Answer(loss, right, dict(zip(labels, shares, strict=True)), written)
 
 
 def losses(learner: Learner, phi: Tensors, episode: Episode, batcher: Batcher) -> list[Tensor]:

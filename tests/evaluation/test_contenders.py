@@ -19,11 +19,15 @@ def changed(folder, change):
     (folder / "headstart.json").write_text(json.dumps(about))
 
 
+def digest_of(folder):
+    return digest(folder, MetaAdapter.from_pretrained(folder))
+
+
 def test_a_contender_has_the_controls_beside_it(run_folder):
     contender = Contender.read(run_folder / "adapter")
     assert (contender.seed, contender.name, set(contender.controls)) == (0, "run", {"multitask"})
     assert set(contender.digests) == {"meta", "multitask"}
-    assert contender.digests["meta"] == digest(run_folder / "adapter") != contender.digests["multitask"]
+    assert contender.digests["meta"] == digest_of(run_folder / "adapter") != contender.digests["multitask"]
     (run_folder / "control").rename(run_folder / "elsewhere")
     assert Contender.read(run_folder / "adapter").controls == {}
 
@@ -34,12 +38,45 @@ def test_a_control_of_learned_rates_is_found_by_its_folder(run_folder):
 
 
 def test_the_digest_goes_by_weights_and_rates_alone(run_folder):
-    before = digest(run_folder / "adapter")
+    before = digest_of(run_folder / "adapter")
     changed(run_folder / "adapter", lambda about: about["record"].update(name="other"))
-    assert digest(run_folder / "adapter") == before
+    assert digest_of(run_folder / "adapter") == before
     rates = (run_folder / "adapter" / "rates.safetensors").read_bytes()
     (run_folder / "adapter" / "rates.safetensors").write_bytes(rates[:-1] + bytes([rates[-1] ^ 1]))
-    assert digest(run_folder / "adapter") != before
+    assert digest_of(run_folder / "adapter") != before
+
+
+def test_the_digest_goes_by_the_rule_too(run_folder):
+    before = digest_of(run_folder / "adapter")
+    changed(run_folder / "adapter", lambda about: about["adaptation"].update(eps_root=1e-4))
+    assert digest_of(run_folder / "adapter") != before
+
+
+def test_seeds_whose_searches_chose_differently_are_seeds_of_one_recipe(run_of):
+    folders = [run_of(seed) / "adapter" for seed in (0, 1)]
+    for folder, rate in zip(folders, (1e-3, 2e-3), strict=True):
+        search = {"trials": [{"outer.learning_rate": rate, "phases.0.steps": 2}], "chosen": 0}
+        (folder.parent / "control").rename(folder.parent / "gone")
+        changed(folder, lambda about, rate=rate: about["record"]["recipe"]["outer"].update(learning_rate=rate))
+        changed(folder, lambda about, search=search: about["record"].update(search=search))
+    assert len(read_contenders(folders)) == 2
+    changed(folders[1], lambda about: about["record"]["recipe"]["outer"].update(max_grad_norm=7.0))
+    with pytest.raises(EvaluationError, match="differ in outer"):
+        read_contenders(folders)
+
+
+def test_a_kept_best_is_no_seed_of_a_kept_last(run_of):
+    folders = [run_of(seed) / "adapter" for seed in (0, 1)]
+    changed(folders[1], lambda about: about["record"]["recipe"]["run"].update(load_best_model_at_end=True))
+    with pytest.raises(EvaluationError, match=r"differ in run\.load_best_model_at_end"):
+        read_contenders(folders)
+
+
+def test_what_was_not_recorded_cannot_be_equal(run_folder):
+    changed(run_folder / "adapter", lambda about: about["record"].pop("cost"))
+    assert unequal(Contender.read(run_folder / "adapter"), ["multitask"]) == [
+        "seed 0: what the meta-adapter took was not recorded, so that multitask may have had more or less"
+    ]
 
 
 def test_several_adapters_are_seeds_of_one_recipe_in_their_order(run_of):
@@ -95,6 +132,7 @@ def test_where_a_seed_wrote_and_how_it_was_looked_at_may_differ(run_of, section)
         (lambda about: about["record"]["suite"].update(revision="other"), "its suite is"),
         (lambda about: about["record"]["suite"].update(regime="house_rules"), "its suite is"),
         (lambda about: about["base"].update(fingerprint="other"), "its base is"),
+        (lambda about: about["record"].update(seed=5), "its seed is"),
     ],
 )
 def test_a_control_that_shares_less_than_all_but_the_algorithm_is_refused(run_folder, change, words):

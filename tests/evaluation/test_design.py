@@ -49,7 +49,9 @@ def test_settings_cross_regimes_and_shots():
     assert primary_setting(EvaluationSection(support=(4, 64), regimes=("house_rules",))) == Setting("house_rules", 4)
 
 
-@pytest.mark.parametrize(("steps", "primary"), [((0, 1, 5, 10, 50), 10), ((0, 1, 5), 5), ((0, 8, 20), 8), ((0,), 0), ((20, 50), 20)])
+@pytest.mark.parametrize(
+    ("steps", "primary"), [((0, 1, 5, 10, 50), 10), ((0, 1, 5), 5), ((0, 8, 20), 8), ((0,), 0), ((20, 50), 20), ((0, 20, 50), 20)]
+)
 def test_the_headline_is_of_step_10_or_the_last_before_it(steps, primary):
     assert primary_step(steps) == primary
 

@@ -1,8 +1,10 @@
 """What answers are worth, by hand and against decoding one prompt at a time."""
 
+import math
 from dataclasses import replace
 
 import pytest
+import torch
 
 from headstart.evaluation import measuring
 from headstart.evaluation.measuring import MOST_LOSS, SLACK, bounded, measure, normalised, prompted
@@ -87,6 +89,13 @@ def test_diverged_losses_count_as_the_most(loss, kept):
     assert bounded(loss) == kept
 
 
+def test_an_adapter_that_diverged_is_wrong_and_prefers_nothing(passes, draws):
+    phi = {name: torch.full((1, *shape), float("nan")) for name, shape in passes.learner.shapes().items()}
+    (found,) = measure(passes, phi, [draws[1]])
+    assert (found.loss, found.accuracy) == (MOST_LOSS, 0.0)
+    assert all(math.isfinite(gap) for gap in found.gaps)
+
+
 @pytest.fixture
 def passes(learner, batcher):
     return Passes(learner, batcher(learner.base))
@@ -110,7 +119,7 @@ def test_what_is_written_is_what_decoding_each_prompt_alone_writes(passes, draws
     phi, renderer = random_phi(passes.learner, 3), passes.batcher.renderer
     written = measuring._written(passes, phi, draws, passes.answers(phi, draws))
     for task, draw in enumerate(draws):
-        limit = measuring._limit(draw, renderer)
+        limit = measuring.most_new_tokens(draw, renderer)
         for index, example in enumerate(draw.query):
             prompt = renderer.prompt(draw.task.instruction, example.input)
             own = {name: tensor[task : task + 1] for name, tensor in phi.items()}
@@ -143,9 +152,9 @@ def test_a_label_that_greedy_decoding_writes_is_known_from_ranking(passes, toy_s
 def test_the_limit_is_the_longest_answer_and_some_more(passes, draws):
     renderer = passes.batcher.renderer
     longest = max(len(one.ids) - one.answer for one in renderer.render("Say it twice.", draws[0].query))
-    assert measuring._limit(draws[0], renderer) == longest + SLACK
+    assert measuring.most_new_tokens(draws[0], renderer) == longest + SLACK
     labelled = replace(draws[1].task, labels=("yes", "no", "a label of many words"))
-    assert measuring._limit(replace(draws[1], task=labelled), renderer) > measuring._limit(draws[1], renderer)
+    assert measuring.most_new_tokens(replace(draws[1], task=labelled), renderer) > measuring.most_new_tokens(draws[1], renderer)
 
 
 def test_shots_are_earlier_turns_with_the_instruction_in_front(passes, draws):

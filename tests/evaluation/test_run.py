@@ -16,6 +16,7 @@ from headstart.adapter.files import read_json
 from headstart.adapter.header import AdapterError
 from headstart.adapter.meta_adapter import MetaAdapter
 from headstart.evaluation import campaign as campaign_module
+from headstart.evaluation import kept as kept_module
 from headstart.evaluation import run as evaluation_run
 from headstart.evaluation.arms import SEEDLESS, USUAL_ARMS
 from headstart.evaluation.campaign import Stopped
@@ -25,7 +26,9 @@ from headstart.evaluation.plan import Plan
 from headstart.evaluation.records import Record
 from headstart.evaluation.report.schema import read_results
 from headstart.evaluation.statistics import macro_mean
+from headstart.files import WriteError
 from headstart.model.base import fingerprint
+from headstart.tasks.reading.source import of_suite
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 STEPS = {0, 1, 3}
@@ -164,7 +167,7 @@ def test_results_are_written_whole_and_into_the_card(look, run_folder):
         assert read_results(folder / "results.json") == results
         assert {path.name for path in folder.iterdir()} == {"results.json", "report.html", "report.md", "curves.png"}
     card = (run_folder / "adapter" / "README.md").read_text()
-    assert "kinds that training never saw" in card
+    assert "kinds of tasks that training never saw" in card
     assert "meta_adamw" in card
     recorded = read_json(run_folder / "adapter" / "headstart.json")["record"]["evaluation"]
     assert recorded["suite"]["split"] == "meta_test"
@@ -258,7 +261,7 @@ def test_a_shipped_adapter_is_measured_and_left_alone(run_folder, quiet, tmp_pat
     [
         ({"arms": ["rndom"]}, "unknown arm 'rndom'"),
         ({"arms": ["random", "random"]}, "name each once"),
-        ({"arms": ["multitask_rates"]}, r"--equal-compute-of run-0 --learn-rates"),
+        ({"arms": ["multitask_rates"]}, r"--equal-compute-of .*run-0 --learn-rates"),
         ({"split": "meta_train"}, "was trained on"),
         ({"overrides": ["evaluation.tuning_tasks=2"]}, "all of them tune rates"),
         ({"split": "nowhere"}, "no split 'nowhere'"),
@@ -267,7 +270,8 @@ def test_a_shipped_adapter_is_measured_and_left_alone(run_folder, quiet, tmp_pat
         ({"overrides": ["suite.support=3"]}, r"only evaluation\.KEY=VALUE"),
         ({"overrides": ["evaluation.tsks=3"]}, r"did you mean evaluation\.tasks\?"),
         ({"tier": "huge"}, "unknown tier"),
-        ({"shots": [100]}, "100 support examples"),
+        ({"shots": [100]}, "instructed/100 left out: no task of meta_validation has 100 support and 4 query examples; lower --shots"),
+        ({"overrides": ["evaluation.learning_rates=[1e-3, 2e-3]"]}, "give as many of both"),
         ({"base_source": "/nowhere"}, "there is no folder '/nowhere'"),
         ({"output": "/dev/null/results"}, "/dev/null/results: cannot be written"),
     ],
@@ -281,7 +285,7 @@ def test_mistakes_are_told_before_the_base_is_loaded(run_folder, quiet, monkeypa
 
 def test_without_a_control_the_multitask_arm_is_refused_or_left_out(look, run_folder, tmp_path):
     (run_folder / "control").rename(tmp_path / "gone")
-    with pytest.raises(EvaluationError, match="--equal-compute-of run-0"):
+    with pytest.raises(EvaluationError, match=r"--equal-compute-of .*run-0"):
         look(arms=["multitask"])
     results = look()
     assert set(results["summary"]) == set(USUAL_ARMS) - {"multitask", "multitask_rates"}
@@ -324,7 +328,53 @@ def test_what_is_to_come_is_told_before_it_starts(run_folder, monkeypatch):
 def test_shots_that_no_task_has_rows_for_are_left_out_and_told(look):
     results = look(shots=[4, 64], arms=["random"])
     assert [each["k"] for each in results["settings"]] == [4]
-    assert "K = 64: no task of meta_test has so many support examples" in results["notes"]
+    assert "instructed/64 left out: no task of meta_test has 64 support and 4 query examples" in results["notes"]
+
+
+def test_without_steps_nothing_is_tuned(look):
+    results = look(steps=[0], arms=["zero_shot", "random", "meta"])
+    assert results["protocol"]["tuning"]["grids"] == {"instructed/4": {}}
+    assert all(cells(results, arm) == {("twice", 0, 0, 0)} for arm in results["summary"])
+    assert (results["protocol"]["horizons"], results["protocol"]["primary"]["step"]) == ([], 0)
+
+
+def test_drift_is_against_the_base_as_it_was(look):
+    """Also where the first arm that drifts is one that rewrites the base."""
+    options = {"quantization": "none", "overrides": ["evaluation.drift_tokens=40"]}
+    apart, after = look(arms=["random"], **options), look(arms=["pissa", "random"], **options)
+    assert after["summary"]["random"]["3"]["drift"] == apart["summary"]["random"]["3"]["drift"]
+    shutil.rmtree(kept_module.kept_folder())
+    fresh = look(arms=["pissa", "random"], **options)
+    assert fresh["summary"]["random"]["3"]["drift"] == pytest.approx(apart["summary"]["random"]["3"]["drift"])
+
+
+def test_a_development_run_does_not_replace_a_look_that_counted(look, run_folder, quiet):
+    look(arms=["random"])
+    with pytest.raises(WriteError, match=r"holds a look at meta_test; name another folder with --output"):
+        evaluation_run.evaluate(run_folder / "adapter", arms=["random"], console=quiet)
+    look(arms=["random", "meta"])
+
+
+def test_a_task_that_was_trained_on_under_another_name_is_refused(run_folder, quiet, toy_suite, monkeypatch):
+    copied = replace(toy_suite.tasks["upper"], name="loud", cluster="volume")
+    suite = replace(toy_suite, name="renamed", tasks={**toy_suite.tasks, "loud": copied})
+    suite = replace(suite, splits={**suite.splits, "meta_test": ("loud",)})
+    own = toy_suite
+    monkeypatch.setattr("headstart.tasks.prepare.open_source", lambda spec, *_: of_suite(suite if spec.path == "renamed" else own))
+    with pytest.raises(EvaluationError, match=r"1 of the tasks were trained on under other names: .*upper"):
+        evaluation_run.evaluate(run_folder / "adapter", suite="renamed", split="meta_test", final=True, console=quiet)
+    assert not default_ledger().exists()
+
+
+def test_a_suite_that_changed_since_training_is_told(look, toy_suite, monkeypatch):
+    changed = replace(toy_suite, revision="changed")
+    monkeypatch.setattr("headstart.tasks.prepare.open_source", lambda *_: of_suite(changed))
+    assert any("the suite has changed since training" in note for note in look(arms=["random"])["notes"])
+
+
+def test_a_winner_at_the_edge_of_its_widened_grid_is_told(look):
+    results = look(arms=["random"], overrides=["evaluation.learning_rates=[1e-9, 2e-9]", "evaluation.rate_factors=[1, 2]"])
+    assert any("instructed/4, random: the best candidate for 3 steps, 8e-09, lies at the edge" in note for note in results["notes"])
 
 
 def test_near_relatives_and_headroom_stand_beside_every_task(look, monkeypatch):

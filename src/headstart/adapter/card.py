@@ -171,10 +171,14 @@ def _results(folder: Path, record: Mapping[str, Any]) -> str:
     evaluation = record["evaluation"]
     suite = evaluation["suite"]
     other, variant = evaluation.get("base_variant"), ""
+    kinds = "kinds of tasks" if suite["split"] in ("meta_validation", "meta_test") else "tasks"
     if other:
-        variant = f"Measured on other weights than it was trained on: from `{other['source']}`, fingerprint `{other['fingerprint']}`. "
+        variant = (
+            f"Measured on other weights than it was trained on: from `{other['source']}`, fingerprint `{other['fingerprint']}`, "
+            f"quantisation `{other.get('quantization', '?')}`. "
+        )
     picture = "![loss and accuracy against adaptation steps](evaluation/curves.png)\n\n"
     return (
-        f"## Evaluation\n\nOn `{suite['split']}` of the suite `{suite['name']}`, kinds that training never saw; all of it in "
+        f"## Evaluation\n\nOn `{suite['split']}` of the suite `{suite['name']}`, {kinds} that training never saw; all of it in "
         f"`evaluation/`. {variant}\n\n{evaluation['table']}\n{picture if (folder / 'evaluation' / 'curves.png').exists() else ''}"
     )

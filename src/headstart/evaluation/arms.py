@@ -22,7 +22,7 @@ PROMPTED = "icl"
 CONSTANT = ("zero_shot", PROMPTED)
 """Arms that do not adapt."""
 SEEDLESS = (*CONSTANT, *(name for name, init in INITS.items() if init.needs_examples or init.alters_base))
-"""Arms in which nothing is drawn by a seed: they are run once, and count under every training seed."""
+"""Arms that no training seed has a say in: they are run once, under the first, and count under every one."""
 LEARNED_RATES = ("multitask_rates", "meta")
 ARMS = {
     "zero_shot": "the bare base, asked as it is",
@@ -104,8 +104,11 @@ def why_not(name: str, contenders: Sequence[Contender], base: BaseSpec) -> str:
     lacking = [one for one in contenders if name in CONTROLS and name not in one.controls]
     if lacking:
         rates = " --learn-rates" if name == "multitask_rates" else ""
-        run = lacking[0].folder.resolve().parent
-        return f"there is no control beside {lacking[0].folder}; `headstart meta-train --equal-compute-of {run.name}{rates}` trains one"
+        folder = lacking[0].folder
+        return f"there is no control beside {folder}; `headstart meta-train --equal-compute-of {folder.parent}{rates}` trains one"
+    bare = [one for one in contenders if name == "multitask_rates" and not one.controls[name].rates]
+    if bare:
+        return f"the control beside {bare[0].folder} has learned no rates"
     if name in INITS:
         try:
             require_init(name, base, contenders[0].meta.lora)

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 
 from headstart.algorithms.inner import expand
@@ -11,6 +11,7 @@ from headstart.evaluation.arms import CONSTANT, PROMPTED, SEEDLESS, Arm, opened
 from headstart.evaluation.contenders import CONTROLS, Contender
 from headstart.evaluation.drift import Drift, DriftText
 from headstart.evaluation.kept import Kept
+from headstart.evaluation.measuring import most_new_tokens
 from headstart.evaluation.pace import Pace, Prediction, candidates, in_hours
 from headstart.evaluation.plan import Condition, Plan
 from headstart.evaluation.protocol import Bench, run_piece
@@ -39,7 +40,8 @@ class Campaign:
         kept: what was done before, and is done now.
         interrupt: whether a stop was asked for.
         predictions: setting -> what it takes.
-        done: predicted seconds of what is done.
+        whole: predicted seconds of all that the plan holds.
+        done: of what is done.
         progress: hears of it.
     """
 
@@ -48,6 +50,7 @@ class Campaign:
     kept: Kept
     interrupt: Interrupt
     predictions: Mapping[str, Prediction] = field(default_factory=dict)
+    whole: float = 0.0
     done: float = 0.0
     progress: Meter | None = None
     _pieces: dict[str, dict[int, list[Episode]]] = field(default_factory=dict)
@@ -64,7 +67,6 @@ class Campaign:
 
     def _predict(self) -> None:
         passes = self.bench.passes
-        # tokens and operations of timing are no part of the evaluation's
         piece = self.pieces(self.plan.conditions[0], 0)[0]
         pace = Pace.of(passes, expand(passes.learner.fresh_adapter(0), len(piece)), piece)
         for each in self.plan.conditions:
@@ -73,6 +75,7 @@ class Campaign:
                 **self.predictions,
                 each.setting.key: Prediction.of(pace, each.validation, pieces, each.protocol, self.plan.section, passes),
             }
+        self.whole = sum(cost for _, cost, _ in self._works())
         self.done = sum(cost for _, cost, is_done in self._works() if is_done)
 
     def told(self) -> str:
@@ -84,23 +87,30 @@ class Campaign:
             f"measuring{kept}; Ctrl-C stops it, and the same command goes on"
         )
 
-    @property
-    def whole(self) -> float:
-        """Predicted seconds of all that the plan holds."""
-        return sum(cost for _, cost, _ in self._works())
-
     def _works(self) -> Iterator[tuple[str, float, bool]]:
-        """What is to be done: tuning or measuring, its predicted seconds, and whether it was done before."""
+        """What the plan holds, as `_works_of` tells it."""
         for condition in self.plan.conditions:
             for name in self.plan.arms:
-                key, predicted = condition.setting.key, self.predictions[condition.setting.key]
-                if name not in CONSTANT:
-                    yield "tuning", predicted.tuning * len(self._runs(name)), (key, self._label(name)) in self.kept.grids
-                for contender in self._runs(name):
-                    for draw in self._draws(name, condition):
-                        for piece in self.pieces(condition, draw):
-                            is_done = self.kept.has(key, self._label(name), contender.seed, draw, _names(piece))
-                            yield "measuring", self._cost(name, piece, condition), is_done
+                yield from self._works_of(name, condition)
+
+    def _works_of(self, name: str, condition: Condition) -> Iterator[tuple[str, float, bool]]:
+        """What an arm takes in a setting: tuning or measuring, its predicted seconds, and whether it was done before."""
+        key, predicted = condition.setting.key, self.predictions[condition.setting.key]
+        if self._tunes(name, condition):
+            yield "tuning", predicted.tuning * len(self._runs(name)), (key, self._label(name)) in self.kept.grids
+        for contender in self._runs(name):
+            for draw in self._draws(name, condition):
+                for piece in self.pieces(condition, draw):
+                    is_done = self.kept.has(key, self._label(name), contender.seed, draw, _names(piece))
+                    yield "measuring", self._cost(name, piece, condition), is_done
+
+    def _is_done(self, name: str, condition: Condition) -> bool:
+        return all(is_done for *_, is_done in self._works_of(name, condition))
+
+    @staticmethod
+    def _tunes(name: str, condition: Condition) -> bool:
+        """Whether an arm has something to tune in a setting."""
+        return name not in CONSTANT and bool(condition.protocol.horizons)
 
     def _cost(self, name: str, piece: Episode, condition: Condition) -> float:
         """Predicted seconds of measuring a piece."""
@@ -127,6 +137,8 @@ class Campaign:
         self._spent()
         for condition in self.plan.conditions:
             for name in self.plan.arms:
+                if self._is_done(name, condition):
+                    continue
                 with ExitStack() as stack:
                     self._run_arm([stack.enter_context(self._opened(name, one)) for one in self._runs(name)], condition)
         progress.advance(1.0)
@@ -139,15 +151,13 @@ class Campaign:
         """The draws that an arm is run under: only the first of one that sees no support example."""
         return range(1 if name in CONSTANT and name != PROMPTED else condition.protocol.draws)
 
-    @contextmanager
-    def _opened(self, name: str, contender: Contender) -> Iterator[Arm]:
+    def _opened(self, name: str, contender: Contender) -> AbstractContextManager[Arm]:
         passes = self.bench.passes
-        with opened(name, contender, passes.learner, passes.batcher, self.plan.section) as arm:
-            yield arm
+        return opened(name, contender, passes.learner, passes.batcher, self.plan.section)
 
     def _run_arm(self, arms: Sequence[Arm], condition: Condition) -> None:
         """One arm under its seeds: tuned over all of them, then measured under each."""
-        chosen = choose(self._tuned(arms, condition)) if arms[0].adapts else {}
+        chosen = choose(self._tuned(arms, condition)) if self._tunes(arms[0].name, condition) else {}
         key, label = condition.setting.key, self._label(arms[0].name)
         for arm in arms:
             for draw in self._draws(arm.name, condition):
@@ -192,7 +202,14 @@ class Campaign:
 
     def grids(self, condition: Condition) -> dict[str, Grid]:
         """Arm -> what tuning it found in a setting."""
-        return {name: self.kept.grids[condition.setting.key, self._label(name)] for name in self.plan.arms if name not in CONSTANT}
+        tuned = [name for name in self.plan.arms if self._tunes(name, condition)]
+        return {name: self.kept.grids[condition.setting.key, self._label(name)] for name in tuned}
+
+    def spent(self) -> dict[str, float]:
+        """What the plan's tuning and measuring took, in this process and before."""
+        keys = [(condition.setting.key, self._label(name)) for condition in self.plan.conditions for name in self.plan.arms]
+        found = [self.kept.spent[key] for key in keys if key in self.kept.spent]
+        return {name: sum(each[name] for each in found) for name in ("flops", "tokens", "seconds")}
 
     def records(self, condition: Condition) -> list[Record]:
         """All records of a setting, arm by arm; an arm that draws nothing counts under every seed, and every draw if it sees none."""
@@ -217,18 +234,29 @@ def _names(piece: Episode) -> list[str]:
 def _bench(plan: Plan, base: Base, learner: Learner, interrupt: Interrupt) -> Bench:
     rows, longest = plan.recipe.suite, plan.section.icl_max_length
 
-    def passes(renderer: Renderer, most: int) -> Passes:
-        return Passes(learner, Batcher.of(base, renderer, rows.layout, rows.task_micro_batch, most))
+    def passes(renderer: Renderer, most_row_tokens: int) -> Passes:
+        return Passes(learner, Batcher.of(base, renderer, rows.layout, rows.task_micro_batch, most_row_tokens))
 
     plain = passes(plan.renderer, rows.max_row_tokens)
     room = getattr(base.model.config.get_text_config(), "max_position_embeddings", None) or longest
-    long = Renderer(base.tokenizer, max(min(longest, room), plan.renderer.max_length), base.spec.chat_template_kwargs)
-    prompting = passes(long, max(rows.max_row_tokens, long.max_length))
+    prompting = plain
+    if PROMPTED in plan.arms:
+        most = max(min(longest, room - _written(plan)), plan.renderer.max_length)
+        prompting = passes(Renderer(base.tokenizer, most, base.spec.chat_template_kwargs), max(rows.max_row_tokens, most))
     tokens = plan.section.drift_tokens
     drift = Drift(learner, DriftText.of(base, plain.batcher, tokens)) if tokens else None
+    if drift and any(condition.protocol.drift_step is not None for condition in plan.conditions):
+        # now, as some arms alter the base
+        _ = drift.bare
 
     def heed() -> None:
         if interrupt.asked:
             raise Stopped
 
     return Bench(plain, prompting, drift, heed)
+
+
+def _written(plan: Plan) -> int:
+    """The most tokens that may be written behind any prompt."""
+    draws = [part for condition in plan.conditions for part in condition.protocol.episode(condition.measured, 0)]
+    return max(most_new_tokens(part, plan.renderer) for part in draws)

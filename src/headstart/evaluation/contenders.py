@@ -9,12 +9,15 @@ from typing import Any
 
 from headstart.adapter.meta_adapter import MetaAdapter, adapter_folder
 from headstart.evaluation.errors import EvaluationError
+from headstart.files import digest_of_files
 
 CONTROLS = {"multitask": "control", "multitask_rates": "control_rates"}
 """Arm -> the folder of its run, beside that of the meta-adapter."""
 WEIGHTS = ("adapter_model.safetensors", "rates.safetensors")
-OWN = ("seed", "run", "evaluation")
-"""Sections of the recipe that training seeds need not have in common."""
+OWN = ("seed", "run", "evaluation", "search")
+"""Sections of the recipe that training seeds need not have in common,"""
+SHARED = "load_best_model_at_end"
+"""but for this of `run`."""
 EQUAL = 0.05
 """Counted operations of two sides may differ by such a share before it is said."""
 
@@ -28,7 +31,7 @@ class Contender:
         seed: it was trained by.
         meta: the meta-adapter.
         controls: arm -> the control that was trained for it, of those that there are.
-        digests: `meta` and arms of the controls -> sha256 of what was learned.
+        digests: `meta` and arms of the controls -> sha256 of what was learned and how it adapts.
     """
 
     folder: Path
@@ -43,7 +46,7 @@ class Contender:
 
         Raises:
             AdapterError: one of them cannot be read.
-            EvaluationError: a control is of another base or shape, or was trained on other tasks.
+            EvaluationError: a control shares less with the adapter than all but the algorithm, or is another adapter's.
         """
         folder = adapter_folder(source)
         meta = MetaAdapter.from_pretrained(folder)
@@ -54,7 +57,7 @@ class Contender:
         for arm, control in controls.items():
             require_twin(meta, control, folders[arm])
             require_own(control, folder, folders[arm])
-        digests = {arm: digest(place) for arm, place in {"meta": folder, **folders}.items()}
+        digests = {"meta": digest(folder, meta), **{arm: digest(folders[arm], control) for arm, control in controls.items()}}
         return cls(folder, int(meta.record.get("seed", 0)), meta, controls, digests)
 
     @property
@@ -108,25 +111,37 @@ def require_one_recipe(first: Contender, other: Contender) -> None:
 
 
 def _decisive(meta: MetaAdapter) -> dict[str, Any]:
-    recipe = {name: section for name, section in (meta.record.get("recipe") or {}).items() if name not in OWN}
     # as JSON has it, in which lists and tuples are one
-    decided: dict[str, Any] = json.loads(json.dumps(recipe))
-    return {**decided, "base's weights": meta.fingerprint, "suite's content": _suite(meta)}
+    recipe: dict[str, Any] = json.loads(json.dumps(meta.record.get("recipe") or {}))
+    decided = {name: section for name, section in recipe.items() if name not in OWN}
+    search = meta.record.get("search")
+    # each seed's search may have chosen other values
+    for path in search["trials"][search["chosen"]] if search else ():
+        _forget(decided, path.split("."))
+    best = recipe.get("run", {}).get(SHARED, False)
+    return {**decided, f"run.{SHARED}": best, "base's weights": meta.fingerprint, "suite's content": _suite(meta)}
+
+
+def _forget(node: Any, path: Sequence[str]) -> None:
+    """Take the value at a path out, if it is there."""
+    *parents, last = path
+    for key in parents:
+        node = node[int(key)] if isinstance(node, list) else node[key]
+    if isinstance(node, dict):
+        node.pop(last, None)
 
 
 def require_twin(meta: MetaAdapter, control: MetaAdapter, folder: Path) -> None:
     """See that a control shares with its adapter what both sides of a comparison must.
 
     Raises:
-        EvaluationError: another base, adapter shape or suite.
+        EvaluationError: another base, adapter shape, suite or seed.
     """
-    pairs = {
+    pairs: dict[str, tuple[object, object]] = {
         "base": ((meta.base.id, meta.fingerprint), (control.base.id, control.fingerprint)),
-        "adapter shape": (
-            (meta.lora.r, meta.lora.lora_alpha, meta.lora.target_modules),
-            (control.lora.r, control.lora.lora_alpha, control.lora.target_modules),
-        ),
+        "adapter shape": (meta.lora, control.lora),
         "suite": (_suite(meta), _suite(control)),
+        "seed": (meta.record.get("seed"), control.record.get("seed")),
     }
     for what, (own, its) in pairs.items():
         if own != its:
@@ -143,7 +158,7 @@ def require_own(control: MetaAdapter, folder: Path, place: Path) -> None:
         EvaluationError: it was trained for another.
     """
     of = control.record.get("control_of")
-    if of and of["sha256"] != _sha256(folder, WEIGHTS[:1]):
+    if of and of["sha256"] != digest_of_files([folder / WEIGHTS[0]]):
         raise EvaluationError(
             f"{place}: the control of another adapter ({of['name']}), whose budget is not this one's; train one by "
             "`headstart meta-train --equal-compute-of RUN`, or move it away"
@@ -160,8 +175,10 @@ def unequal(contender: Contender, arms: Sequence[str]) -> list[str]:
     own, trials = cost(contender.meta)["flops"], _trials(contender.meta)
     lines = []
     for arm, control in contender.controls.items():
-        ratio = cost(control)["flops"] / own if own else 1.0
-        if arm in arms and abs(ratio - 1) > EQUAL:
+        ratio = cost(control)["flops"] / own if own else None
+        if arm in arms and ratio is None:
+            lines.append(f"seed {contender.seed}: what the meta-adapter took was not recorded, so that {arm} may have had more or less")
+        elif arm in arms and ratio and abs(ratio - 1) > EQUAL:
             lines.append(f"seed {contender.seed}: {arm} was trained for {ratio:.2f} times the operations of the meta-adapter")
         if arm in arms and _trials(control) != trials:
             lines.append(f"seed {contender.seed}: {arm} is the best of {_trials(control)} search trials, the meta-adapter of {trials}")
@@ -178,14 +195,7 @@ def cost(adapter: MetaAdapter) -> dict[str, float]:
     return {key: recorded.get(key, 0) for key in ("flops", "tokens", "seconds")}
 
 
-def digest(folder: Path) -> str:
-    """The sha256 of what an adapter folder's weights and rates hold."""
-    return _sha256(folder, WEIGHTS)
-
-
-def _sha256(folder: Path, names: Sequence[str]) -> str:
-    found = hashlib.sha256()
-    for name in names:
-        if (folder / name).exists():
-            found.update((folder / name).read_bytes())
-    return found.hexdigest()
+def digest(folder: Path, adapter: MetaAdapter) -> str:
+    """The sha256 of an adapter's weights, of its rates, and of how it adapts."""
+    weights = digest_of_files(folder / name for name in WEIGHTS)
+    return hashlib.sha256(f"{weights} {adapter.adaptation} {adapter.lora}".encode()).hexdigest()

@@ -62,6 +62,7 @@ TIERS: dict[str, dict[str, Any]] = {
         "tasks": None,
         "tuning_tasks": 12,
         "drift_tokens": 20000,
+        "icl_max_length": 8192,
     },
 }
 """Tier -> the evaluation section's keys that it fixes; options and overrides come after it."""
@@ -106,7 +107,23 @@ def recorded_recipe(contender: Contender, tier: str | None, options: dict[str, A
         if not text.startswith("evaluation."):
             raise EvaluationError(f"override {text!r}: the adapter is trained; only evaluation.KEY=VALUE can be changed here")
         apply_override(content, text)
-    return parse_recipe(content, f"{contender.folder}/headstart.json: record.recipe")
+    recipe = parse_recipe(content, f"{contender.folder}/headstart.json: record.recipe")
+    require_equal_tries(recipe.evaluation)
+    return recipe
+
+
+def require_equal_tries(section: EvaluationSection) -> None:
+    """See that every arm has as many candidates.
+
+    Raises:
+        EvaluationError: those with one rate have more or fewer than those with learned ones.
+    """
+    rates, factors = len(section.learning_rates), len(section.rate_factors)
+    if rates != factors:
+        raise EvaluationError(
+            f"evaluation.learning_rates has {rates} candidates and evaluation.rate_factors {factors}; give as many of both, so that "
+            "every arm has as many tries"
+        )
 
 
 def settings(section: EvaluationSection) -> list[Setting]:
@@ -120,8 +137,9 @@ def primary_setting(section: EvaluationSection) -> Setting:
 
 
 def primary_step(steps: Sequence[int]) -> int:
-    """The step that the headline is of: 10, or the last before it."""
-    return max((step for step in steps if step <= PRIMARY_STEP), default=min(steps))
+    """The step that the headline is of: 10, or the last before it, or else the first; step 0 where no other is measured."""
+    taken = [step for step in steps if step > 0] or list(steps)
+    return max((step for step in taken if step <= PRIMARY_STEP), default=min(taken))
 
 
 def tuned_horizons(section: EvaluationSection) -> tuple[int, ...]:

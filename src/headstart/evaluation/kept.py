@@ -4,20 +4,26 @@ import hashlib
 import json
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
+from headstart.evaluation.drift import TEXT
+from headstart.evaluation.errors import EvaluationError
 from headstart.evaluation.protocol import Gone
 from headstart.evaluation.records import Record
 from headstart.evaluation.tuning import Grid
-from headstart.files import cache_folder, writing
+from headstart.files import cache_folder, digest_of_files, writing
 
 DAYS = 30
 """What was not gone on with for so long is removed when another evaluation begins."""
+
+LOCK = ".lock"
 
 Cell = tuple[str, str, int, int, str]
 """Setting, label, seed, draw, task. A label is an arm, with what its numbers depend on beside what all depend on."""
@@ -32,20 +38,22 @@ class Kept:
         records: of each cell, at all its steps.
         grids: (setting, label) -> what tuning found.
         shown: (setting, task, draw) -> how many examples fitted into a prompt.
-        spent: `flops`, `tokens` and `seconds` that all of it took.
+        spent: (setting, label) -> `flops`, `tokens` and `seconds` that it took.
     """
 
     path: Path
     records: dict[Cell, list[Record]] = field(default_factory=dict)
     grids: dict[tuple[str, str], Grid] = field(default_factory=dict)
     shown: dict[tuple[str, str, int], int] = field(default_factory=dict)
-    spent: Counter[str] = field(default_factory=Counter)
+    spent: dict[tuple[str, str], Counter[str]] = field(default_factory=dict)
 
     @classmethod
-    def open(cls, identity: Mapping[str, Any]) -> "Kept":
-        """What an evaluation of this identity has left, if it was begun before.
+    @contextmanager
+    def open(cls, identity: Mapping[str, Any]) -> Iterator["Kept"]:
+        """What an evaluation of this identity has left, if it was begun before; until the end of the block no other process adds to it.
 
         Raises:
+            EvaluationError: another process is at it.
             WriteError: the cache cannot be written.
         """
         digest = hashlib.sha256(json.dumps([identity, code_digest()], sort_keys=True).encode()).hexdigest()[:24]
@@ -53,8 +61,10 @@ class Kept:
         with writing(kept.path):
             kept.path.parent.mkdir(parents=True, exist_ok=True)
             _forget_old(kept.path)
-            kept._read()
-        return kept
+        with _alone(kept.path):
+            with writing(kept.path):
+                kept._read()
+            yield kept
 
     def _read(self) -> None:
         if not self.path.exists():
@@ -71,10 +81,13 @@ class Kept:
         if "grid" in line:
             grid = {int(horizon): {float(rate): loss for rate, loss in found.items()} for horizon, found in line["grid"].items()}
             self.grids[line["setting"], line["label"]] = grid
+        cells: dict[Cell, list[Record]] = {}
         for each in map(Record.from_json, line.get("records", ())):
-            self.records.setdefault((line["setting"], line["label"], each.seed, each.draw, each.task), []).append(each)
+            cells.setdefault((line["setting"], line["label"], each.seed, each.draw, each.task), []).append(each)
+        # a cell that was measured again counts once
+        self.records |= cells
         self.shown.update({(line["setting"], task, draw): count for task, draw, count in line.get("shown", ())})
-        self.spent.update(line["spent"])
+        self.spent.setdefault((line["setting"], line["label"]), Counter()).update(line["spent"])
 
     def has(self, setting: str, label: str, seed: int, draw: int, tasks: Iterable[str]) -> bool:
         """Whether all of these tasks were measured."""
@@ -105,18 +118,32 @@ def kept_folder() -> Path:
     return cache_folder() / "evaluations"
 
 
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Keep other processes from a file; raises `EvaluationError` if one has it."""
+    lock = FileLock(path.with_suffix(LOCK))
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        raise EvaluationError(
+            f"{path}: another process is at the same evaluation; wait for it, or let it go on alone: what it measures is kept"
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 def _forget_old(own: Path) -> None:
     for path in own.parent.glob("*.jsonl"):
         # another process may have removed it
         with suppress(OSError):
             if path != own and path.stat().st_mtime < time.time() - DAYS * 86400:
                 path.unlink()
+                path.with_suffix(LOCK).unlink()
 
 
 @cache
 def code_digest() -> str:
-    """A digest of the package's code: numbers of other code are not mixed with these."""
-    found = hashlib.sha256()
-    for path in sorted(Path(__file__).parents[1].rglob("*.py")):
-        found.update(path.read_bytes())
-    return found.hexdigest()
+    """A digest of the package's code and of the text that drift is measured on: numbers of other code are not mixed with these."""
+    return digest_of_files([*sorted(Path(__file__).parents[1].rglob("*.py")), TEXT])

@@ -97,7 +97,7 @@ def _written(passes: Passes, phi: Tensors, draws: Sequence[Draw], answers: Seque
     Where scoring has shown already that it writes the right answer or a label, nothing is decoded.
     """
     written = [[answer.written for answer in own] for own in answers]
-    limits = [_limit(draw, passes.batcher.renderer) for draw in draws]
+    limits = [most_new_tokens(draw, passes.batcher.renderer) for draw in draws]
     for part in _parts(passes.batcher.renderer, draws, written, limits):
         for (task, index), text in zip(part.places, _decoded(passes, phi, part, limits), strict=True):
             written[task][index] = text
@@ -145,8 +145,8 @@ def _decoded(passes: Passes, phi: Tensors, part: _Part, limits: Sequence[int]) -
     return texts
 
 
-def _limit(draw: Draw, renderer: Renderer) -> int:
-    """How many tokens may be written, the end among them."""
+def most_new_tokens(draw: Draw, renderer: Renderer) -> int:
+    """How many tokens may be written to a task's query examples, the end among them."""
     answers = [replace(example, history=(), tokens=None) for example in draw.query]
     answers += [replace(answers[0], output=label) for label in draw.task.labels]
     return SLACK + max(len(one.ids) - one.answer for one in renderer.render(draw.task.instruction, answers))

@@ -10,6 +10,7 @@ from headstart.evaluation.arms import choose_arms
 from headstart.evaluation.contenders import Contender
 from headstart.evaluation.design import (
     TEST,
+    VALIDATION,
     Setting,
     primary_setting,
     primary_step,
@@ -19,7 +20,7 @@ from headstart.evaluation.design import (
 )
 from headstart.evaluation.errors import EvaluationError
 from headstart.evaluation.protocol import Protocol
-from headstart.evaluation.relatives import near_relatives
+from headstart.evaluation.relatives import copies, near_relatives
 from headstart.evaluation.tuning import ValidationTasks
 from headstart.model.base import BaseSpec, load_tokenizer
 from headstart.recipe import EvaluationSection, Recipe
@@ -69,7 +70,7 @@ class Wishes:
     """
 
     suite: str | None = None
-    split: str = "meta_validation"
+    split: str = VALIDATION
     tier: str | None = None
     options: Mapping[str, Any] | None = None
     overrides: Sequence[str] = ()
@@ -133,9 +134,11 @@ class Plan:
         suites: dict[Regime, TaskSuite] = {regime: reading.suite(regime) for regime in dict.fromkeys(recipe.evaluation.regimes)}
         conditions, notes = _conditions(suites, recipe.evaluation, wishes.split)
         suite = suites.get("instructed") or reading.suite("instructed")
-        for condition in conditions:
-            require_unseen(condition.measured, suite, wishes.split, contenders)
         training, lacking = _trained_on(recipe, suite, contenders[0], renderer)
+        for condition in conditions:
+            require_unseen((*condition.measured, *condition.validation.tasks), suite, wishes.split, contenders)
+        asked = {task.name for condition in conditions for task in condition.measured}
+        require_uncopied([task for task in suite.tasks.values() if task.name in asked], training)
         return cls(tuple(contenders), base, recipe, wishes, arms, skipped, suite, conditions, training, renderer, (*notes, *lacking))
 
     @property
@@ -168,7 +171,7 @@ class Plan:
         under = ", ".join(condition.setting.key for condition in self.conditions)
         return (
             f"{', '.join(self.arms)} on {len(tasks)} tasks in {len(set(tasks.values()))} clusters of {self.wishes.split} of "
-            f"{self.suite.name} ({under} shots), rates tuned on {tuned} tasks of meta_validation"
+            f"{self.suite.name} ({under} shots), rates tuned on {tuned} tasks of {VALIDATION}"
         )
 
 
@@ -200,39 +203,52 @@ def _conditions(suites: Mapping[Regime, TaskSuite], section: EvaluationSection, 
     found, notes = [], []
     for setting in settings(section):
         suite = suites[setting.regime]
-        if not _enough(suite.split(split), setting, section.query):
-            notes.append(f"K = {setting.k}: no task of {split} has so many support examples")
+        few = [each for each in (split, VALIDATION) if not _enough(suite.split(each), setting, section.query)]
+        if few:
+            notes.append(f"{setting.key} left out: no task of {few[0]} has {setting.k} support and {_least(section.query)} query examples")
             continue
         validation = ValidationTasks(suite, section.tuning_tasks, setting)
         left = [task for task in _enough(suite.split(split), setting, section.query) if task.name not in validation.names]
         if not left:
-            raise EvaluationError(f"no task of {split!r} is left to measure on: all of them tune rates; lower evaluation.tuning_tasks")
+            raise EvaluationError(
+                f"no task of {split!r} is left to measure on: all of them tune rates; lower evaluation.tuning_tasks, or measure on another "
+                "split"
+            )
         found.append(Condition(setting, _protocol(setting, section), validation, spread(left, section.tasks)))
     if not found:
-        raise EvaluationError(f"no task of {split!r} has {section.shots[0]} support examples; lower --shots")
-    if split == "meta_validation":
-        notes.append("measured on meta_validation: rates were tuned on other tasks of the same clusters, for every arm alike")
-    return tuple(found), notes
+        raise EvaluationError(f"{notes[0]}; lower --shots or evaluation.query")
+    if split == VALIDATION:
+        notes.append(
+            f"measured on {VALIDATION}: rates were tuned on other tasks of the same clusters, for every arm alike, and training may have "
+            "chosen its checkpoint or trial by these tasks"
+        )
+    return _drifting(found, section), notes
+
+
+def _drifting(conditions: Sequence[Condition], section: EvaluationSection) -> tuple[Condition, ...]:
+    """With drift at the primary step of the primary number of shots alone: it asks much, and differs little between them."""
+    steps = conditions[0].protocol.steps
+    if not section.drift_tokens or max(steps) == 0:
+        return tuple(conditions)
+    wanted = primary_setting(section).k
+    k = wanted if any(each.setting.k == wanted for each in conditions) else conditions[0].setting.k
+    return tuple(
+        replace(each, protocol=replace(each.protocol, drift_step=primary_step(steps))) if each.setting.k == k else each
+        for each in conditions
+    )
 
 
 def _enough(tasks: Sequence[Task], setting: Setting, query: int) -> list[Task]:
-    least = min(LEAST_QUERY, query)
-    return [task for task in tasks if len(task.support_pool) >= setting.k and len(task.query_pool) >= least]
+    return [task for task in tasks if len(task.support_pool) >= setting.k and len(task.query_pool) >= _least(query)]
+
+
+def _least(query: int) -> int:
+    return min(LEAST_QUERY, query)
 
 
 def _protocol(setting: Setting, section: EvaluationSection) -> Protocol:
-    steps, first = tuple(sorted(set(section.steps))), primary_setting(section)
-    # drift asks much and differs little with the shots
-    drifting = section.drift_tokens > 0 and setting.k == first.k and max(steps) > 0
-    return Protocol(
-        setting,
-        section.query,
-        steps,
-        tuned_horizons(section),
-        section.draws,
-        section.seed,
-        primary_step([step for step in steps if step > 0] or steps) if drifting else None,
-    )
+    steps = tuple(sorted(set(section.steps)))
+    return Protocol(setting, section.query, steps, tuned_horizons(section), section.draws, section.seed)
 
 
 def _facts(task: Task, query: int) -> dict[str, Any]:
@@ -254,7 +270,7 @@ def require_final(wishes: Wishes) -> None:
     """
     if wishes.split == TEST and not wishes.final:
         raise EvaluationError(
-            f"{TEST} is looked at when all is decided, and every look is written down: develop on meta_validation, and add --final "
+            f"{TEST} is looked at when all is decided, and every look is written down: develop on {VALIDATION}, and add --final "
             "(in Python final=True) for the look that counts"
         )
     if wishes.final and wishes.split != TEST:
@@ -278,11 +294,24 @@ def require_unseen(measured: Sequence[Task], suite: TaskSuite, split: str, conte
             )
 
 
+def require_uncopied(measured: Sequence[Task], training: Sequence[Task]) -> None:
+    """See that no measured task stands in what was trained on, under whatever name.
+
+    Raises:
+        EvaluationError: half or more of one's rows do.
+    """
+    found = copies(measured, training)
+    if found:
+        raise EvaluationError(f"{len(found)} of the tasks were trained on under other names: {found[0]}")
+
+
 def _trained_on(recipe: Recipe, suite: TaskSuite, contender: Contender, renderer: Renderer) -> tuple[tuple[Task, ...], list[str]]:
     """The tasks that a contender was trained on, or none and a note where they are not at hand."""
     trained = contender.meta.record.get("suite", {})
     if trained.get("name") == suite.name:
-        return suite.split("meta_train"), []
+        changed = trained.get("revision") != suite.revision
+        note = f"the suite has changed since training: revision {trained.get('revision')} then, {suite.revision} now"
+        return suite.split("meta_train"), [note] if changed else []
     try:
         own, _ = prepare_suite(recipe.suite.specs, "instructed", renderer, 1, recipe.seed)
     except HeadstartError as error:

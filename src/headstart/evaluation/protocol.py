@@ -17,6 +17,9 @@ from headstart.passes import Passes
 from headstart.tasks.episodes import Draw, Episode, evaluation_draw
 from headstart.tasks.task import Task
 
+FIRST_DRAW = 1
+"""Training looks at validation tasks under draw 0, and may have chosen by it."""
+
 
 @dataclass(frozen=True)
 class Protocol:
@@ -42,10 +45,15 @@ class Protocol:
 
     def episode(self, tasks: Sequence[Task], draw: int) -> Episode:
         """All tasks under one draw."""
-        return tuple(evaluation_draw(task, draw=draw, support=self.setting.k, query=self.query, seed=self.seed) for task in tasks)
+        return tuple(
+            evaluation_draw(task, draw=FIRST_DRAW + draw, support=self.setting.k, query=self.query, seed=self.seed) for task in tasks
+        )
 
     def runs(self, chosen: Mapping[int, float]) -> dict[float, tuple[int, ...]]:
         """Candidate -> the steps that are read off its run, of an arm whose candidates were chosen by horizon; step 0 off the first's."""
+        if not self.horizons:
+            # nothing was tuned, and no step is taken
+            return {1.0: self.steps}
         runs: dict[float, tuple[int, ...]] = {}
         for step in self.steps:
             candidate = chosen[horizon_of(step, self.horizons)]

@@ -17,10 +17,13 @@ result should be told without as well.
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from math import log, sqrt
 
+from headstart.checking.leaks import HELD_OUT, TRAINED, Leaks, folded_words
+from headstart.tasks.problems import NOWHERE
+from headstart.tasks.reading.source import ReadTask
 from headstart.tasks.task import Task
 
 SHARED_INPUTS = 0.5
@@ -61,6 +64,20 @@ def near_relatives(measured: Sequence[Task], training: Sequence[Task]) -> dict[s
     return {task.name: _relatives(_Looks(task), known, rarity) for task in measured}
 
 
+def copies(measured: Sequence[Task], training: Sequence[Task]) -> list[str]:
+    """What `headstart check` says of measured tasks whose rows stand in a training task, under whatever name; mostly nothing."""
+    splits = {f"{split}: {task.name}": task for split, tasks in ((TRAINED, training), (HELD_OUT[-1], measured)) for task in tasks}
+    leaks = Leaks({name: name.partition(":")[0] for name in splits})
+    for name, task in splits.items():
+        read = ReadTask(replace(task, name=name), [NOWHERE] * len(task.examples))
+        leaks.add(read, [folded_words(example.input) for example in task.examples])
+    return [problem.text for problem in leaks.problems() if problem.level == "error"]
+
+
+def _folded(text: str) -> str:
+    return " ".join(text.casefold().split())
+
+
 def _relatives(one: "_Looks", known: Sequence["_Looks"], rarity: "_Rarity") -> tuple[str, ...]:
     others = (other for other in known if other.task.cluster != one.task.cluster)
     return tuple(other.task.name for other in others if any(rule(one, other) for rule in RULES) or rarity.same_question(one, other))
@@ -75,7 +92,7 @@ class _Looks:
     @cached_property
     def inputs(self) -> frozenset[str]:
         """The inputs without case and white space around their words."""
-        return frozenset(" ".join(example.input.casefold().split()) for example in self.task.examples)
+        return frozenset(_folded(example.input) for example in self.task.examples)
 
     @cached_property
     def labels(self) -> frozenset[str]:

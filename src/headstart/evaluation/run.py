@@ -3,6 +3,7 @@
 import shutil
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,23 +15,25 @@ from headstart.evaluation.arms import ARMS, PROMPTED
 from headstart.evaluation.campaign import Campaign
 from headstart.evaluation.contenders import Contender, cost, read_contenders, unequal
 from headstart.evaluation.design import PAIRS, PRIMARY_PAIR, TEST, primary_step
+from headstart.evaluation.errors import EvaluationError
 from headstart.evaluation.kept import Kept
 from headstart.evaluation.ledger import default_ledger, record_look
 from headstart.evaluation.plan import Plan, Quantization, Wishes
 from headstart.evaluation.report.curves import plot_evaluation
 from headstart.evaluation.report.page import report_html
-from headstart.evaluation.report.schema import SCHEMA_VERSION, Results, write_results
+from headstart.evaluation.report.schema import SCHEMA_VERSION, Results, read_results, write_results
 from headstart.evaluation.report.tables import headline, results_markdown, results_table
 from headstart.evaluation.statistics import notes
 from headstart.evaluation.summary import headroom, summarise
-from headstart.evaluation.tuning import choose
-from headstart.files import require_writable, whole_folder, write_atomically, write_json
+from headstart.evaluation.tuning import best, choose
+from headstart.files import WriteError, require_writable, whole_folder, write_atomically, write_json
 from headstart.interrupt import interruptible
 from headstart.model.base import Base, load_base
 from headstart.progress import meter, say
-from headstart.provenance import commit, provenance
+from headstart.provenance import commit, machine, provenance
 
 PRIMARY_METRIC = "accuracy"
+RESULTS = "results.json"
 
 
 def evaluate(
@@ -86,26 +89,32 @@ def evaluate(
 
     Raises:
         EvaluationError, AdapterError, SuiteError, BaseError: the arms, the adapters, the suite or the base cannot be used;
-            raised before any adapting.
-        WriteError: the results cannot be written there; raised before any adapting.
+            raised before any adapting, but for arms whose initialisation does not fit the rank or a task's examples.
+        WriteError: the results cannot be written there, or would replace a look at the test split by another; raised before any
+            adapting.
         Stopped: SIGINT or SIGTERM came; what was measured is kept.
     """
     console, started = console or Console(), time.monotonic()
     sources = [adapters] if isinstance(adapters, str | Path) else list(adapters)
-    options = {"arms": arms, "support": shots, "steps": steps, "draws": draws}
+    options = {"arms": [arms] if isinstance(arms, str) else arms, "support": shots, "steps": steps, "draws": draws}
     wishes = Wishes(suite, split, tier, _given(options), overrides, base_source, quantization, final)
     contenders = read_contenders(sources, seeds)
     plan = Plan.make(contenders, wishes)
     attached = output is None and all(Path(source).is_dir() for source in sources)
-    target = _target(output, sources[0], contenders[0])
+    target = Path(output) if output else _beside(contenders[0], attached)
     require_writable(target)
+    require_no_final(target, split)
     base = load_base(plan.base)
     for contender in contenders:
         contender.meta.require_base(base, allow_base_variant)
     say(console, plan.headline(), *(f"without {name}: {why}" for name, why in plan.skipped.items()))
-    looks = record_look(Path(ledger) if ledger else default_ledger(), _look(plan)) if split == TEST else []
-    with interruptible() as interrupt, Campaign.open(plan, base, Kept.open(_identity(plan, base)), interrupt) as campaign:
+    with (
+        interruptible() as interrupt,
+        Kept.open(_identity(plan, base)) as kept,
+        Campaign.open(plan, base, kept, interrupt) as campaign,
+    ):
         say(console, campaign.told())
+        looks = record_look(Path(ledger) if ledger else default_ledger(), _look(plan)) if split == TEST else []
         with meter("evaluate", console, 100, done=campaign.done / campaign.whole) as progress:
             campaign.run(progress)
         found = _results(campaign, base, looks, time.monotonic() - started)
@@ -122,10 +131,23 @@ def _given(options: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value if isinstance(value, int) else list(value) for key, value in options.items() if value is not None}
 
 
-def _target(output: str | Path | None, source: str | Path, contender: Contender) -> Path:
-    if output is not None:
-        return Path(output)
-    return contender.folder.resolve().parent / "evaluation" if Path(source).is_dir() else Path("evaluated") / contender.folder.name
+def _beside(contender: Contender, attached: bool) -> Path:
+    """Where results go that no folder was named for: beside the adapter, or for one that stays as it is into the working folder."""
+    return contender.folder.resolve().parent / "evaluation" if attached else Path("evaluated") / contender.folder.name
+
+
+def require_no_final(target: Path, split: str) -> None:
+    """See that no development run writes over a look that counted.
+
+    Raises:
+        EvaluationError: the folder holds one.
+    """
+    if split == TEST or not (target / RESULTS).exists():
+        return
+    with suppress(EvaluationError):
+        # what an earlier version wrote is no look that this one could read
+        if read_results(target / RESULTS)["protocol"]["suite"]["split"] == TEST:
+            raise WriteError(f"{target / RESULTS}: cannot be written: it holds a look at {TEST}; name another folder with --output")
 
 
 def _look(plan: Plan) -> dict[str, Any]:
@@ -151,6 +173,8 @@ def _identity(plan: Plan, base: Base) -> dict[str, Any]:
         "section": decisive,
         "tasks": [(each.setting.key, [task.name for task in each.measured], each.validation.names) for each in plan.conditions],
         "rows": plan.recipe.suite.model_dump(mode="json", include={"layout", "max_length", "max_row_tokens", "task_micro_batch"}),
+        "rendering": plan.renderer.key,
+        "machine": machine(),
         "versions": provenance()["versions"],
     }
 
@@ -160,13 +184,11 @@ def _results(campaign: Campaign, base: Base, looks: list[dict[str, Any]], second
     plan, facts = campaign.plan, campaign.plan.facts()
     pairs = [pair for pair in PAIRS if set(pair) <= set(plan.arms)]
     step = primary_step(plan.primary.protocol.steps)
-    found, records = [], []
-    for condition in plan.conditions:
-        own = campaign.records(condition)
-        found.append(summarise(own, pairs, step, tasks=facts))
-        records += own
+    measured = [campaign.records(condition) for condition in plan.conditions]
+    records = [record for own in measured for record in own]
     for name, has in headroom(records, facts, step).items():
         facts[name]["headroom"] = has
+    found = [summarise(own, pairs, step, tasks=facts) for own in measured]
     primary = next(one for one in found if (one["regime"], one["k"]) == (plan.primary.setting.regime, plan.primary.setting.k))
     return {
         "schema_version": SCHEMA_VERSION,
@@ -231,7 +253,7 @@ def _protocol(campaign: Campaign, base: Base, step: int, seconds: float) -> dict
         "skipped": dict(plan.skipped),
         "measured": list(names),
         "tuning": _tuning(campaign),
-        "cost": {"training": _training_cost(plan), "evaluation": dict(campaign.kept.spent)},
+        "cost": {"training": _training_cost(plan), "evaluation": campaign.spent()},
         "recipe": plan.recipe.model_dump(mode="json"),
         "drift": None if drift is None else {"tokens": drift.text.tokens, "sha256": drift.text.sha256},
         **provenance(),
@@ -253,7 +275,7 @@ def _tuning(campaign: Campaign) -> dict[str, Any]:
             for key, arms in grids.items()
         },
         "chosen": {
-            key: {arm: {str(horizon): rate for horizon, rate in choose(grid).items()} for arm, grid in arms.items()}
+            key: {arm: {str(horizon): float(f"{rate:g}") for horizon, rate in choose(grid).items()} for arm, grid in arms.items()}
             for key, arms in grids.items()
         },
     }
@@ -275,18 +297,26 @@ def _notes(campaign: Campaign) -> list[str]:
     for contender in plan.contenders:
         found += unequal(contender, plan.arms)
     for condition in plan.conditions:
+        for arm, grid in campaign.grids(condition).items():
+            edges = [horizon for horizon, losses in grid.items() if len(losses) > 1 and best(losses) in (min(losses), max(losses))]
+            found += [
+                f"{condition.setting.key}, {arm}: the best candidate for {horizon} steps, {best(grid[horizon]):g}, lies at the edge of its "
+                "widened grid"
+                for horizon in edges
+            ]
+    for condition in plan.conditions:
         shown = [count for (key, _, _), count in campaign.kept.shown.items() if key == condition.setting.key]
         if PROMPTED in plan.arms and shown and min(shown) < condition.setting.k:
             found.append(
-                f"{PROMPTED}, {condition.setting.key}: {sum(shown) / len(shown):.1f} of {condition.setting.k} examples fitted on average "
-                f"into {plan.section.icl_max_length} tokens, {min(shown)} at least"
+                f"{PROMPTED}, {condition.setting.key}: {sum(shown) / len(shown):.1f} of {condition.setting.k} examples fitted into a "
+                f"prompt on average, {min(shown)} at least"
             )
     return found
 
 
 def write_report(results: Mapping[str, Any], folder: Path) -> Results:
     """Write `results.json`, checked against its schema, and what is made of it."""
-    checked = write_results(results, folder / "results.json")
+    checked = write_results(results, folder / RESULTS)
     write_atomically(folder / "report.html", report_html(checked).encode())
     write_atomically(folder / "report.md", results_markdown(checked).encode())
     plot_evaluation(checked, folder / "curves.png")
@@ -299,9 +329,10 @@ def attach(folder: Path, results: Results) -> None:
         shutil.copytree(folder, fresh, dirs_exist_ok=True)
         about = read_json(fresh / "headstart.json")
         protocol = results["protocol"]
+        other = protocol["base_variant_of"] or protocol["base"]["quantization"] != about["base"]["quantization"]
         about["record"]["evaluation"] = {
             "suite": protocol["suite"],
-            "base_variant": protocol["base"] if protocol["base_variant_of"] else None,
+            "base_variant": protocol["base"] if other else None,
             "headline": headline(results),
             "looks": len(results["looks"]),
             "summary": results["summary"],

@@ -13,7 +13,7 @@ from itertools import chain, zip_longest
 from pathlib import Path
 from shutil import rmtree
 
-from headstart.files import writing
+from headstart.files import digest_of_files, writing
 from headstart.tasks.problems import Counting, DataError, Place, Problem, Report, refuse
 from headstart.tasks.reading.opening import open_source
 from headstart.tasks.reading.source import ReadTask, Source, at_most
@@ -88,10 +88,7 @@ class Plan:
 
 def code_digest() -> str:
     """A digest of the code that reads and renders: a store that other code made is not used."""
-    digest = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.rglob("*.py")):
-        digest.update(path.read_bytes())
-    return digest.hexdigest()
+    return digest_of_files(sorted(Path(__file__).parent.rglob("*.py")))
 
 
 def prepare(plan: Plan, renderer: Renderer, report: Report = refuse, watch: Watch | None = None) -> Path:

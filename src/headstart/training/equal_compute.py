@@ -1,13 +1,13 @@
 """The equal-compute control of a finished run: plain multi-task LoRA for as many operations as its adapter took, else alike."""
 
 import copy
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from headstart.adapter.meta_adapter import MetaAdapter
+from headstart.files import digest_of_files
 from headstart.recipe import FomamlPhase, MamlPhase, Recipe, apply_override, parse_recipe
 from headstart.training import checkpoints
 from headstart.training.checkpoints import Identity
@@ -149,7 +149,7 @@ def recorded(adapter: MetaAdapter, folder: Path) -> tuple[Recipe, ControlOf]:
         )  # fmt: skip
     except KeyError as error:
         raise RunError(f"{folder}/headstart.json: the record has no {error}, so that no control can be made equal to it") from error
-    digest = hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()
+    digest = digest_of_files([folder / WEIGHTS])
     recipe = parse_recipe(content, f"{folder}/headstart.json: record.recipe")
     return recipe, ControlOf(name, digest, int(flops), revision, adapter.fingerprint, ranks)
 
