@@ -215,7 +215,8 @@ def test_check_tells_mistakes_in_what_it_looks_at_and_has_a_code_for_them(here, 
         assert any(line.startswith("error: ") and words in line for line in done.stdout.splitlines()), name
 
 
-EVALUATION = ["evaluation.tasks=1", "evaluation.tuning_tasks=1", "evaluation.learning_rates=[1e-3]", "evaluation.regimes=[instructed]"]
+EVALUATION = ["evaluation.tasks=1", "evaluation.tuning_tasks=1", "evaluation.learning_rates=[1e-3]"]
+EVALUATION += ["evaluation.rate_factors=[1.0]", "evaluation.regimes=[instructed]"]
 
 
 def test_evaluate_predicts_measures_and_goes_on(run_folder, tmp_path, monkeypatch):

@@ -31,7 +31,7 @@ ARMS = (
 TIERS, QUANTIZATIONS = ("quick", "standard", "full"), ("none", "nf4")
 DIVERGED = FOUND = 1
 MISTAKE, STOPPED = 2, 130
-FILE_WIDTH = 120
+FILE_WIDTH = 132
 
 
 def _recipes(incomplete: str) -> list[str]:

@@ -54,24 +54,25 @@ def run_content(tiny_folder):
 
 @pytest.fixture(scope="session")
 def trained(run_content, tmp_path_factory):
-    """Trains a run of a seed, once a session."""
+    """Trains a run of a seed on the toy suite as the test has it, once a session."""
     made = {}
 
-    def train(seed, quiet):
-        if seed not in made:
+    def train(seed, suite, quiet):
+        seed_and_splits = seed, tuple(suite.splits.items())
+        if seed_and_splits not in made:
             folder = tmp_path_factory.mktemp(f"seed-{seed}") / "run"
             content = {**run_content, "seed": seed, "run": {**run_content["run"], "output_dir": str(folder)}}
             meta_train(parse_recipe(content), quiet)
-            made[seed] = folder
-        return made[seed]
+            made[seed_and_splits] = folder
+        return made[seed_and_splits]
 
     return train
 
 
 @pytest.fixture
-def run_of(trained, tmp_path, quiet):
+def run_of(trained, tmp_path, quiet, toy_suite):
     """A copy of a run of a seed, which a test may change."""
-    return lambda seed: shutil.copytree(trained(seed, quiet), tmp_path / f"run-{seed}")
+    return lambda seed: shutil.copytree(trained(seed, toy_suite, quiet), tmp_path / f"run-{seed}")
 
 
 @pytest.fixture
