@@ -122,7 +122,7 @@ def evaluate(
     for contender in contenders if attached else ():
         attach(contender.folder, results)
     console.print(results_table(results))
-    say(console, headline(results), f"wrote {target}: results.json, report.html, report.md, curves.png")
+    say(console, f"wrote {target}: results.json, report.html, report.md, curves.png")
     return results
 
 
