@@ -14,7 +14,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.mark.parametrize(
-    ("seconds", "told"), [(5, "under a minute"), (61, "1 minutes"), (1800, "30 minutes"), (3600, "1.0 hours"), (9000, "2.5 hours")]
+    ("seconds", "told"), [(5, "under a minute"), (61, "1 minute"), (1800, "30 minutes"), (3600, "1.0 hours"), (9000, "2.5 hours")]
 )
 def test_seconds_are_told_as_a_user_plans(seconds, told):
     assert in_hours(seconds) == told

@@ -319,7 +319,7 @@ def test_what_is_to_come_is_told_before_it_starts(run_folder, monkeypatch):
     with pytest.raises(Stopped):
         evaluation_run.evaluate(run_folder / "adapter", console=told)
     text = told.export_text()
-    assert "zero_shot, icl, random, multitask, meta_adamw, meta on 1 tasks in 1 clusters of meta_validation" in text
+    assert "zero_shot, icl, random, multitask, meta_adamw, meta on 1 task in 1 cluster of meta_validation" in text
     assert "without multitask_rates: there is no control" in text
     assert "predicted: " in text
     assert "for tuning" in text

@@ -95,6 +95,9 @@ def choose_arms(
     skipped = {name: why for name in names if (why := why_not(name, contenders, base))}
     if skipped and (strict or len(skipped) == len(names)):
         name, why = next(iter(skipped.items()))
+        if name in INITS:
+            # which says how to mend it
+            raise EvaluationError(why)
         raise EvaluationError(f"the arm `{name}` cannot be run: {why}; leave it out with --arms")
     return tuple(name for name in names if name not in skipped), skipped
 

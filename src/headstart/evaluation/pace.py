@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from headstart.algorithms.types import Tensors
 from headstart.evaluation.measuring import measure
 from headstart.evaluation.protocol import Protocol
+from headstart.evaluation.report.view import count
 from headstart.evaluation.tuning import ValidationTasks
 from headstart.passes import Passes
 from headstart.recipe import EvaluationSection
@@ -107,4 +108,6 @@ def candidates(section: EvaluationSection) -> int:
 
 def in_hours(seconds: float) -> str:
     """Seconds as hours, or as minutes where they are few."""
-    return f"{seconds / 3600:.1f} hours" if seconds >= 3600 else f"{seconds / 60:.0f} minutes" if seconds >= 60 else "under a minute"
+    if seconds < 60:
+        return "under a minute"
+    return f"{seconds / 3600:.1f} hours" if seconds >= 3600 else count(round(seconds / 60), "minute")

@@ -21,6 +21,7 @@ from headstart.evaluation.design import (
 from headstart.evaluation.errors import EvaluationError
 from headstart.evaluation.protocol import Protocol
 from headstart.evaluation.relatives import copies, near_relatives
+from headstart.evaluation.report.view import count
 from headstart.evaluation.tuning import ValidationTasks
 from headstart.model.base import BaseSpec, load_tokenizer
 from headstart.recipe import EvaluationSection, Recipe
@@ -170,8 +171,8 @@ class Plan:
         tuned = max(len(condition.validation.tasks) for condition in self.conditions)
         under = ", ".join(condition.setting.key for condition in self.conditions)
         return (
-            f"{', '.join(self.arms)} on {len(tasks)} tasks in {len(set(tasks.values()))} clusters of {self.wishes.split} of "
-            f"{self.suite.name} ({under} shots), rates tuned on {tuned} tasks of {VALIDATION}"
+            f"{', '.join(self.arms)} on {count(len(tasks), 'task')} in {count(len(set(tasks.values())), 'cluster')} of "
+            f"{self.wishes.split} of {self.suite.name} ({under} shots), rates tuned on {count(tuned, 'task')} of {VALIDATION}"
         )
 
 

@@ -136,7 +136,7 @@ def require_no_final(target: Path, split: str) -> None:
     """See that no development run writes over a look that counted.
 
     Raises:
-        EvaluationError: the folder holds one.
+        WriteError: the folder holds one.
     """
     if split == TEST or not (target / RESULTS).exists():
         return
