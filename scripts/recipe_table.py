@@ -135,13 +135,13 @@ class Ready:
         suite = self.recipe.suite
         if suite.task_micro_batch != "auto":
             return suite.task_micro_batch
-        task = max(self.laid_out(suite.support, lengths), self.laid_out(suite.query, lengths))
+        task = max(self.laid_out(suite.most_shots, lengths), self.laid_out(suite.query, lengths))
         return max(1, min(suite.tasks_per_step, PIECE_TOKENS // task))
 
     def tokens(self, lengths: Lengths) -> list[int]:
         """Tokens of a step of each phase."""
         suite = self.recipe.suite
-        support, query = self.laid_out(suite.support, lengths), self.laid_out(suite.query, lengths)
+        support, query = self.laid_out(suite.most_shots, lengths), self.laid_out(suite.query, lengths)
         return [suite.tasks_per_step * (phase.loop.steps * support + query) for phase in self.recipe.phases]
 
     def all_tokens(self, lengths: Lengths) -> int:
@@ -151,7 +151,7 @@ class Ready:
     def activations(self, lengths: Lengths, layers: Layers) -> int:
         """Bytes that one micro-batch keeps for the way back: of the decoder layers, and of the label tokens' logits and their gradient."""
         suite, depth = self.recipe.suite, self.base.text["num_hidden_layers"]
-        examples, tasks = max(suite.support, suite.query), self.together(lengths)
+        examples, tasks = max(suite.most_shots, suite.query), self.together(lengths)
         logits = tasks * examples * lengths.label * self.base.text["vocab_size"] * DTYPES[self.recipe.base.dtype].itemsize
         return layers.activations(tasks * self.laid_out(examples, lengths), depth) + 2 * logits
 

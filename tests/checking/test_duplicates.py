@@ -189,3 +189,12 @@ def test_the_builtin_suite_keeps_its_splits_apart():
     for each in of_suite(suite).read(pytest.fail):
         twins.add(each)
     assert [str(problem) for problem in twins.problems()] == []
+
+
+def test_short_inputs_without_an_instruction_are_asked_other_things_by_other_tasks():
+    """As under house rules: `dog` may be to translate here, and to put in the plural there."""
+    assert found(read("train_a", ["dog", text(1)], ""), read("test_b", ["dog", text(2)], "")) == []
+    (problem,) = found(read("train_a", ["dog", text(1)], ""), read("test_b", ["cat", text(1)], ""))
+    assert "the very prompt" in str(problem)
+    (problem,) = found(read("train_a", ["dog", text(1)]), read("test_b", ["dog", text(2)]))
+    assert "the very prompt" in str(problem)

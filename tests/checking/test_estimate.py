@@ -21,8 +21,9 @@ from headstart.tasks.episodes import training_episode
 from headstart.tasks.planner import Planner
 from headstart.tasks.render import Renderer
 from headstart.tasks.rows import build_rows
-from headstart.training.loop import Trainer, adaptation
+from headstart.training.loop import Trainer, starting_rates
 from headstart.training.outer import OuterOptimizer
+from headstart.training.state import State
 
 STEPS = 3
 INNER = {"steps": 2, "learning_rate": 0.01}
@@ -37,6 +38,7 @@ PHASES = {
         "steps": STEPS,
         "inner": {**INNER, "target_modules": ["q_proj"]},
     },
+    "fomaml, with preconditioners": {"algorithm": "fomaml", "steps": STEPS, "inner": {**INNER, "precondition": True}},
     "fomaml, with its losses after every step": {"algorithm": "fomaml", "steps": STEPS, "inner": INNER, "multi_step_loss": 0.5},
     "maml": {**MAML, "inner": {**INNER, "rule": "sgd"}},
     "maml by finite differences": {**MAML, "inner": {**INNER, "rule": "sgd"}, "hvp": "finite_difference"},
@@ -71,7 +73,7 @@ class Both:
         with Learner(self.base, lora, recipe.run.gradient_checkpointing) as learner:
             trainer = Trainer(recipe, self.suite, learner, self.batcher, runtime, None, None, None, None)
             theta = {name: tensor + 0.02 for name, tensor in learner.fresh_adapter().items()}
-            rates = adaptation(self.phase.loop).constant_rates(theta)
+            rates = starting_rates(self.phase.loop, State(theta, {}))
             for step in range(STEPS):
                 trainer.meta_gradient(self.phase, OuterOptimizer(theta, rates, recipe.outer), rates, step, (step + 0.5) / STEPS)
             return learner.flops / STEPS

@@ -71,6 +71,30 @@ def test_the_time_of_a_search_is_of_all_trials(looked):
     assert findings.facts["time"]["seconds"] == pytest.approx(3 * phase["seconds"])
 
 
+def test_of_several_numbers_of_shots_estimates_are_means_and_memory_the_largests(looked):
+    alone = {shots: looked(FOMAML, suite={"support": shots}).facts for shots in (2, 8)}
+    findings = looked(FOMAML, suite={"support": [8, 2]})
+    (note,) = findings.problems
+    assert (note.level, "means over its sizes (2, 8)" in note.text, "for the largest" in note.text) == ("note", True, True)
+    (phase,), facts = findings.facts["phases"], findings.facts
+    for what in (lambda each: each["operations"], lambda each: each["tokens"]["packed"], lambda each: each["tokens"]["padded"]):
+        assert what(phase) == pytest.approx(sum(what(each["phases"][0]) for each in alone.values()) / 2)
+    assert facts["memory"]["parts"]["logits"] == alone[8]["memory"]["parts"]["logits"]
+
+
+def test_so_many_examples_are_needed_as_the_largest_number_of_shots_takes(looked):
+    assert looked(suite={"support": [4, 19], "query": 5}).errors == 0
+    (error,) = errors(looked(suite={"support": [20, 4], "query": 5}))
+    assert "lower suite.support and suite.query" in error
+
+
+def test_what_training_draws_anew_is_looked_at(looked):
+    findings = looked(suite={"regime": "mixed", "codes": "episode", "paraphrase": True})
+    notes = [problem.text for problem in findings.problems]
+    assert findings.errors == 0
+    assert [note.partition(" changes nothing")[0] for note in notes] == ["suite.codes: episode", "suite.paraphrase"]
+
+
 def test_nothing_is_written_but_the_cache(looked, tmp_path):
     before = set(tmp_path.iterdir())
     looked()

@@ -14,8 +14,10 @@ from hypothesis import strategies as st
 
 from headstart.checking import suite as suite_module
 from headstart.checking.check import check
-from headstart.checking.suite import BARS, length_facts
+from headstart.checking.findings import Findings
+from headstart.checking.suite import BARS, Look, length_facts, look_at_suite
 from headstart.files import WriteError
+from headstart.tasks.episodes import Redrawn
 from headstart.tasks.prepare import prepare_suite
 from headstart.tasks.render import Renderer
 from headstart.tasks.spec import SourceSpec
@@ -65,6 +67,40 @@ def test_sizes_of_a_suite(look, toy_folder, toy_suite, tokenizer):
     found = findings.facts["lengths"]
     assert (found["median"], found["longest"], found["tokens"]) == (statistics.median_low(lengths), max(lengths), sum(lengths))
     assert sum(found["examples"]) == len(lengths)
+
+
+def test_terms_of_the_data_are_counted_where_any_are_named(look, write_suite):
+    every = {name: rows(name) for name in ("one", "two", "three")}
+    splits = {"meta_train": ["one", "two"], "meta_test": ["three"]}
+    terms = {name: {"data_terms": "research only"} for name in ("one", "three")}
+    assert look(write_suite(every, splits, **terms)).facts["data_terms"] == {"research only": 2, "none named": 1}
+    assert "data_terms" not in look(write_suite(every, splits, folder="silent", two={"data_terms": ""})).facts
+
+
+def test_a_pattern_that_excludes_nothing_is_told_with_all_else(write_suite, tiny_spec):
+    every = {"one": rows("one"), "two": [*rows("two"), {"input": "lonely"}], "three": rows("three")}
+    folder = write_suite(every, {"meta_train": ["one", "two"], "meta_test": ["three"]})
+    findings = Findings("suite", "suite")
+    look_at_suite(Look((SourceSpec(str(folder), exclude=("one", "four*")),), tiny_spec()), findings)
+    pattern, row = told(findings, "error")
+    assert pattern == f"{folder}: exclude: the pattern 'four*' matches none of the 3 tasks of the source; mend it, or take it out"
+    assert "two.jsonl, line 7: `output` is missing" in row
+    assert findings.facts["splits"] == {
+        "meta_train": {"tasks": 1, "clusters": 1, "examples": 6},
+        "meta_test": {"tasks": 1, "clusters": 1, "examples": 6},
+    }
+
+
+def test_lengths_are_those_of_what_is_drawn_anew(write_suite, tiny_spec):
+    about = {"instruction": "Ask.", "instruction_variants": ["Ask, and be told."]}
+    folder = write_suite({"one": rows("one"), "two": rows("two")}, {"meta_train": ["one"], "meta_test": ["two"]}, one=about)
+
+    def longest(redrawn):
+        findings = Findings("suite", "suite")
+        look_at_suite(Look((SourceSpec(str(folder)),), tiny_spec(), redrawn=redrawn), findings)
+        return findings.facts["lengths"]["longest"]
+
+    assert longest(Redrawn(wording=True)) - longest(Redrawn()) == len("Ask, and be told.") - len("Ask.")
 
 
 def spoilt(write_suite):

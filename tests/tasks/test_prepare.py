@@ -1,12 +1,16 @@
 """Making a suite fit a run."""
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 from tiny import CHAT_TEMPLATE, build_tokenizer
 
+from headstart.tasks.codes import SYLLABLES
+from headstart.tasks.episodes import NOTHING_REDRAWN, Redrawn, training_episode
 from headstart.tasks.prepare import Plan, leave_out_long, prepare, prepare_suite, spread
+from headstart.tasks.problems import DataError
+from headstart.tasks.reading import folder as folder_reader
 from headstart.tasks.render import Renderer
 from headstart.tasks.samplers import task_weights
 from headstart.tasks.sources import open_suite
@@ -82,8 +86,8 @@ def files(tmp_path):
     return tmp_path / "two"
 
 
-def prepared(*specs, tokenizer, regime="instructed", needed=1, seed=0):
-    return prepare_suite(specs, regime, Renderer(tokenizer, 300), needed, seed)
+def prepared(*specs, tokenizer, regime="instructed", needed=1, seed=0, max_length=300, redrawn=NOTHING_REDRAWN):
+    return prepare_suite(specs, regime, Renderer(tokenizer, max_length), needed, seed, redrawn)
 
 
 def test_a_suite_is_opened_put_under_its_regime_and_cut(folder, tokenizer):
@@ -172,3 +176,130 @@ def test_the_builtin_suite_is_prepared(tokenizer):
     whole = open_suite("builtin")
     assert (suite.name, suite.revision, suite.splits) == ("builtin", whole.revision, whole.splits)
     assert all(list(suite.tasks[name].examples) == list(task.examples) for name, task in whole.tasks.items())
+
+
+def test_excluded_tasks_are_in_no_split_under_any_regime(files, tokenizer):
+    suite, notes = prepared(SourceSpec(str(files), exclude=("t[3-5]", "t9", "*2*")), tokenizer=tokenizer, regime="mixed")
+    left = {f"t{number}{way}" for number in (0, 1, 6, 7, 8) for way in ("", "@house_rules")}
+    assert set(suite.tasks) == {name for names in suite.splits.values() for name in names} == left
+    assert notes[0] == "two: 5 tasks left out, 5 by exclude"
+
+
+def test_patterns_are_of_the_sources_own_names(folder, files, tokenizer):
+    suite, _ = prepared(SourceSpec(str(folder)), SourceSpec(str(files), exclude=("t9",)), tokenizer=tokenizer)
+    assert "two/t8" in suite.tasks
+    assert "two/t9" not in suite.tasks
+    with pytest.raises(DataError, match=r"the pattern 'two/\*' matches none of the 10 tasks"):
+        prepared(SourceSpec(str(folder)), SourceSpec(str(files), exclude=("two/*",)), tokenizer=tokenizer)
+
+
+def test_a_pattern_may_match_what_another_filter_takes(files, tokenizer):
+    _, notes = prepared(SourceSpec(str(files), exclude=("t0", "t9"), min_examples=4), tokenizer=tokenizer)
+    assert notes[0] == "two: 3 tasks left out, 2 by exclude, 1 by min_examples"
+
+
+@pytest.mark.parametrize("pattern", ["T9", "t9?", "9", ""])
+def test_a_pattern_that_leaves_nothing_out_is_an_error(files, tokenizer, both_ways, pattern):
+    """What it was meant for would be trained on."""
+    renderer = Renderer(tokenizer)
+
+    def read(report):
+        plan = Plan.of([SourceSpec(str(files), exclude=("t1", pattern))], "instructed", renderer, 0)
+        return read_store(prepare(plan, renderer, report))[0].tasks
+
+    assert len(both_ways(read, f"{files}: exclude: the pattern {pattern!r} matches none of the 10 tasks of the source")) == 9
+
+
+def test_where_splits_name_the_tasks_such_a_pattern_is_told_before_any_is_read(folder, tokenizer, monkeypatch):
+    monkeypatch.setattr(folder_reader, "read_rows", lambda *_: pytest.fail("read"))
+    with pytest.raises(DataError, match="'c' matches none of the 2 tasks"):
+        prepared(SourceSpec(str(folder), exclude=("c",)), tokenizer=tokenizer)
+
+
+def test_the_revision_tells_of_what_is_excluded_and_of_nothing_where_nothing_is(files, tokenizer):
+    def revision(**options):
+        return Plan.of([SourceSpec(str(files), **options)], "instructed", Renderer(tokenizer), 0).revision
+
+    assert len({revision(), revision(weight=2.0), revision(weight=2.0, exclude=("t1",)), revision(exclude=("t1",))}) == 4
+    # as a spec had it before there were patterns
+    assert "exclude" in asdict(SourceSpec("a"))
+    assert revision(weight=2.0, exclude=None) == revision(weight=2.0)
+
+
+@pytest.fixture
+def uneven():
+    """A tokenizer that knows half of all syllables, so that these are a token and the others three."""
+    tokenizer = build_tokenizer()
+    tokenizer.add_tokens(list(SYLLABLES[::2]))
+    return tokenizer
+
+
+@pytest.fixture
+def classes(tmp_path):
+    """A suite's folder of one classification of forty examples, each of another length, with wordings of its instruction."""
+    rows = [{"input": f"{'x' * number} {chr(97 + number)}", "output": ("yes", "nay")[number % 2]} for number in range(40)]
+    write(tmp_path / "classes" / "a.jsonl", rows)
+    about = {"instruction": "Say yes or nay.", "labels": ["yes", "nay"], "instruction_variants": ["Yes?", "Say yes, or else say nay."]}
+    (tmp_path / "classes" / "tasks.json").write_text(json.dumps([{"name": "a", "file": "a.jsonl", "cluster": "c", **about}]))
+    (tmp_path / "classes" / "splits.json").write_text(json.dumps({"meta_train": ["a"]}))
+    return SourceSpec(str(tmp_path / "classes"))
+
+
+def rendered(suite, renderer, redrawn, steps=60):
+    """The lengths of all examples that some training steps draw, rendered as training does."""
+    lengths = set()
+    for step in range(steps):
+        for draw in training_episode(suite, seed=0, step=step, tasks=1, support=6, query=6, redrawn=redrawn):
+            lengths |= {len(one.ids) for one in renderer.render(draw.task.instruction, [*draw.support[0], *draw.query])}
+    return lengths
+
+
+REDRAWN = {"house_rules": Redrawn(codes=True), "instructed": Redrawn(wording=True)}
+
+
+@pytest.mark.parametrize("regime", REDRAWN)
+def test_what_is_left_fits_whatever_is_drawn(classes, uneven, regime):
+    redrawn = REDRAWN[regime]
+    # a seed whose own codes are a token each
+    seed = next(s for s in range(99) if not set(labels(classes, uneven, s)) - set(SYLLABLES[::2])) if regime == "house_rules" else 0
+    whole, _ = prepared(classes, tokenizer=uneven, regime=regime, seed=seed, max_length=500)
+    longest = sorted(len(example.tokens.ids) for example in whole.tasks["a"].examples)[-5]
+    options = {"tokenizer": uneven, "regime": regime, "seed": seed, "max_length": longest}
+    unaware, _ = prepared(classes, **options)
+    with pytest.raises(SuiteError, match=f"over the limit of {longest}"):
+        rendered(unaware, Renderer(uneven, longest), redrawn)
+    suite, notes = prepared(classes, redrawn=redrawn, **options)
+    kept, before = suite.tasks["a"].examples, unaware.tasks["a"].examples
+    assert max(rendered(suite, Renderer(uneven, longest), redrawn)) == longest
+    assert notes == [f"a: {40 - len(kept)} of 40 examples over {longest} tokens left out"]
+    # no more are left out than have to be
+    more = 2 if regime == "house_rules" else len("Say yes, or else say nay.") - len("Say yes or nay.")
+    assert list(kept) == [example for example in before if len(example.tokens.ids) + more <= longest]
+    assert 12 < len(kept) < len(before)
+
+
+def labels(spec, tokenizer, seed):
+    return prepared(spec, tokenizer=tokenizer, regime="house_rules", seed=seed)[0].tasks["a"].labels
+
+
+def test_examples_whose_codes_change_have_no_kept_tokens_and_others_have(classes, uneven):
+    ruled, plain = (prepared(classes, tokenizer=uneven, regime=regime)[0] for regime in ("house_rules", "instructed"))
+    for suite, redrawn, kept in [(ruled, Redrawn(codes=True), False), (ruled, NOTHING_REDRAWN, True), (plain, Redrawn(codes=True), True)]:
+        (draw,) = training_episode(suite, seed=0, step=0, tasks=1, support=6, query=6, redrawn=redrawn)
+        assert {example.tokens is not None for example in (*draw.support[0], *draw.query)} == {kept}
+
+
+def test_a_wording_that_the_template_refuses_is_told(classes):
+    tokenizer = build_tokenizer()
+    tokenizer.chat_template = CHAT_TEMPLATE + "{% if 'else' in messages[0]['content'] %}{{ raise_exception('nothing else') }}{% endif %}"
+    prepared(classes, tokenizer=tokenizer)
+    with pytest.raises(DataError, match=r"a label or wording of 'a' cannot be rendered: .*nothing else"):
+        prepared(classes, tokenizer=tokenizer, redrawn=Redrawn(wording=True))
+
+
+def test_what_no_task_has_cannot_be_redrawn_and_is_noted(classes, files, tokenizer):
+    both = Redrawn(codes=True, wording=True)
+    _, notes = prepared(SourceSpec(str(files)), tokenizer=tokenizer, regime="mixed", redrawn=both)
+    assert [note.partition(" changes nothing: ")[0] for note in notes] == ["suite.codes: episode", "suite.paraphrase"]
+    assert prepared(classes, tokenizer=tokenizer, regime="mixed", redrawn=both)[1] == []
+    assert prepared(SourceSpec(str(files)), tokenizer=tokenizer, regime="mixed")[1] == []

@@ -4,7 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from headstart.tasks.regimes import MOST_OF_ONE_SYLLABLE, house_rules, under_regime
+from headstart.tasks.codes import MOST_OF_ONE_SYLLABLE
+from headstart.tasks.regimes import house_rules, under_regime
 from headstart.tasks.task import Example, Task
 
 
@@ -46,6 +47,13 @@ def test_mixed_gives_every_task_both_ways(toy_suite):
         assert plain is task
         assert ruled == replace(house_rules(task, 3), name=f"{task.name}@house_rules")
         assert (ruled.instruction, ruled.cluster, ruled.dataset) == ("", task.cluster, task.name)
+
+
+def test_a_ruled_task_knows_what_its_labels_were_and_no_wording(toy_suite):
+    task = replace(toy_suite.tasks["vowel"], paraphrases=("Is the first letter a vowel?",))
+    ruled = house_rules(task)
+    assert (ruled.original_labels, ruled.paraphrases) == (task.labels, ())
+    assert task.original_labels == house_rules(toy_suite.tasks["upper"]).original_labels == ()
 
 
 def labelled(*labels):

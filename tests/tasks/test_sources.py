@@ -200,3 +200,12 @@ def test_a_source_may_be_told_more_of(tmp_path):
     clusters = [{task.cluster for task in suite.split(split)} for split in ("meta_train", "meta_validation", "meta_test")]
     assert sorted(map(len, clusters)) == [1, 1, 1]
     assert set().union(*clusters) == {"qa", "nli", "sum"}
+
+
+def test_what_a_source_is_filtered_by_holds(folder):
+    suite = open_suite(SourceSpec(str(folder), exclude=("od*",)))
+    assert (list(suite.tasks), suite.splits) == (["shout"], {"meta_train": ("shout",), "meta_validation": ()})
+    assert suite.revision != open_suite(str(folder)).revision
+    assert len(open_suite(SourceSpec(str(folder), max_examples=1)).tasks["odd"].examples) == 1
+    with pytest.raises(SuiteError, match="exclude: the pattern 'even' matches none of the 2 tasks"):
+        open_suite(SourceSpec(str(folder), exclude=("even",)))

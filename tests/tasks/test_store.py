@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from tiny import CHAT_TEMPLATE, build_tokenizer
 
 from headstart.tasks import store
+from headstart.tasks.episodes import NOTHING_REDRAWN, Redrawn
 from headstart.tasks.prepare import Plan, prepare, prepare_suite
 from headstart.tasks.problems import refuse
 from headstart.tasks.reading.source import of_suite
@@ -29,6 +30,7 @@ def rows(tmp_path):
     """A suite's folder of chats, of texts of all kinds, and of labels."""
     entries = [{"name": name, "file": f"{name}.jsonl", "instruction": "Do.", "cluster": name} for name in ("chat", "text", "kind")]
     entries[2] |= {"labels": ["no", "absolutely"], "language": "English", "licence": "CC0", "dataset": "d"}
+    entries[2] |= {"data_terms": "research only", "instruction_variants": ["Act.", "Make."]}
     folder = tmp_path / "suite"
     folder.mkdir()
     (folder / "tasks.json").write_text(json.dumps(entries))
@@ -44,8 +46,8 @@ def write(path, rows):
     path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
 
 
-def planned(folder, tokenizer, regime="instructed", seed=0, **options):
-    return Plan.of([SourceSpec(str(folder), **options)], regime, Renderer(tokenizer), seed)
+def planned(folder, tokenizer, regime="instructed", seed=0, redrawn=NOTHING_REDRAWN, **options):
+    return Plan.of([SourceSpec(str(folder), **options)], regime, Renderer(tokenizer), seed, redrawn)
 
 
 def stored(folder, tokenizer, **options):
@@ -70,9 +72,16 @@ def test_all_that_is_known_of_tasks_comes_back(suite):
     kind = suite.tasks["kind"]
     assert (kind.instruction, kind.cluster, kind.labels) == ("Do.", "kind", ("no", "absolutely"))
     assert (kind.language, kind.licence, kind.dataset) == ("English", "CC0", "d")
+    assert (kind.data_terms, kind.paraphrases, kind.original_labels) == ("research only", ("Act.", "Make."), ())
     assert suite.splits == {"meta_train": ("chat", "kind"), "meta_test": ("text",)}
     assert suite.origin("kind") == "suite"
     assert suite.shares == {"suite": 1.0}
+
+
+def test_what_labels_were_before_they_were_codes_comes_back(rows, tokenizer):
+    kind = read_store(stored(rows, tokenizer, regime="house_rules"))[0].tasks["kind"]
+    assert (kind.original_labels, kind.paraphrases) == (("no", "absolutely"), ())
+    assert not set(kind.labels) & set(kind.original_labels)
 
 
 def test_tokens_are_those_of_rendering_anew(suite, tokenizer):
@@ -177,6 +186,9 @@ def test_all_that_decides_gives_another_store(rows, tokenizer, monkeypatch):
         planned(rows, tokenizer, regime="house_rules", seed=1).folder,
         planned(rows, tokenizer, regime="mixed").folder,
         planned(rows, tokenizer, max_examples=2).folder,
+        planned(rows, tokenizer, exclude=("text",)).folder,
+        planned(rows, tokenizer, redrawn=Redrawn(codes=True)).folder,
+        planned(rows, tokenizer, redrawn=Redrawn(wording=True)).folder,
     ]
     with monkeypatch.context() as patch:
         patch.setattr("headstart.tasks.prepare.code_digest", lambda: "other code")

@@ -46,6 +46,18 @@ def test_an_output_outside_the_labels_is_refused():
         task(("x", "yes"), ("y", "maybe"), labels=("yes", "no"))
 
 
+@pytest.mark.parametrize("paraphrases", [("Do.",), ("Act.", "Act."), ("Act.", "")])
+def test_paraphrases_are_distinct_wordings(paraphrases):
+    with pytest.raises(SuiteError, match=r"'t' has the instruction 'Do\.' and the paraphrases .*; give each wording once"):
+        task(("x", "y"), paraphrases=paraphrases)
+    assert task(("x", "y"), paraphrases=("Act.",)).paraphrases == ("Act.",)
+
+
+def test_what_has_no_instruction_has_no_other_wording_of_it():
+    with pytest.raises(SuiteError, match="the instruction '' and the paraphrases"):
+        Task("t", "", (Example("x", "y"),), "c", paraphrases=("Act.",))
+
+
 def test_a_task_is_its_own_dataset_unless_told_otherwise():
     assert task(("x", "y")).dataset == "t"
     assert task(("x", "y"), dataset="shared").dataset == "shared"

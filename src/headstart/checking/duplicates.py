@@ -71,7 +71,9 @@ class Twins:
         self._long.append(len(self._tasks) + long)
         self._tasks += [task.name] * len(words)
         self._places += read.places
-        self._prompts.append(np.array([_prompt(task.instruction, example) for example in task.examples], dtype=np.uint64))
+        # and without an instruction, as under house rules, nothing but the task itself says which
+        asked = [task.instruction or ("" if len(each) >= LEAST_WORDS else task.name) for each in words]
+        self._prompts.append(np.array([_prompt(*each) for each in zip(asked, task.examples, strict=True)], dtype=np.uint64))
 
     def problems(self) -> Iterator[Problem]:
         """What was found: tasks that leak, then repeats within tasks, then those between splits."""

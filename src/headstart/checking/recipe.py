@@ -52,12 +52,12 @@ def look_at_recipe(recipe: Recipe, findings: Findings) -> tuple[TaskSuite, Rende
         place = next(place for place in recipe.run.output_dir.absolute().parents if place.is_dir())
         require_writable(place / "run")
     base = _base(recipe, spec, findings)
-    needed = section.support + section.query
-    look_at_suite(Look(section.specs, spec, section.regime, section.max_length, needed, recipe.seed), findings)
+    needed = section.most_shots + section.query
+    look_at_suite(Look(section.specs, spec, section.regime, section.max_length, needed, recipe.seed, section.redrawn), findings)
     if base is None or findings.errors:
         return None
     renderer = Renderer(load_tokenizer(spec), section.max_length, spec.chat_template_kwargs)
-    suite, _ = prepare_suite(section.specs, section.regime, renderer, needed, recipe.seed)
+    suite, _ = prepare_suite(section.specs, section.regime, renderer, needed, recipe.seed, section.redrawn)
     with findings.noting():
         suite.split("meta_validation")
         _phases(recipe, spec, suite, renderer, base, findings)
@@ -106,7 +106,7 @@ def _phases(recipe: Recipe, spec: BaseSpec, suite: TaskSuite, renderer: Renderer
     """Tokens, memory and time of every phase."""
     layers = None
     with _as_note(findings, "memory and time cannot be estimated"):
-        examples = suite.split("meta_train")[0].examples[: recipe.suite.support]
+        examples = suite.split("meta_train")[0].examples[: recipe.suite.most_shots]
         rendered = renderer.render(suite.split("meta_train")[0].instruction, examples)
         layers = measure_layers(model.config, spec, lora_of(recipe, model), recipe.run.gradient_checkpointing, rendered, together(recipe))
     batcher = _batcher(recipe, spec, renderer, model, layers)
@@ -123,6 +123,10 @@ def _phases(recipe: Recipe, spec: BaseSpec, suite: TaskSuite, renderer: Renderer
     findings.facts["trials"] = trials = len(recipe.search.trials) if recipe.search else 1
     if trials > 1:
         findings.add(Problem(f"search.grid: {trials} trials, each a whole run of these phases; the time is of all", level="note"))
+    if len(recipe.suite.shots) > 1:
+        sizes = ", ".join(map(str, recipe.suite.shots))
+        told = f"suite.support: tokens, operations and time are means over its sizes ({sizes}), as steps draw each as often"
+        findings.add(Problem(f"{told}; memory and examples are counted for the largest", level="note"))
     if layers:
         _memory(recipe, spec, suite, batcher, model, layers, findings)
         _time(layers, findings)
@@ -182,7 +186,9 @@ def _as_note(findings: Findings, told: str) -> Iterator[None]:
 
 
 def _episodes(recipe: Recipe, phase: Phase, suite: TaskSuite, steps: int) -> list[Episode]:
-    return [episode_of(recipe, suite, phase, step) for step in range(steps)]
+    """The episodes of some steps, each with every number of support examples that a step may draw, so that their mean is over these."""
+    sized = [recipe.model_copy(update={"suite": recipe.suite.model_copy(update={"support": shots})}) for shots in recipe.suite.shots]
+    return [episode_of(each, suite, phase, step) for step in range(steps) for each in sized]
 
 
 def _sampler(recipe: Recipe, suite: TaskSuite) -> dict[str, Any]:
@@ -198,11 +204,11 @@ def _tokens(recipe: Recipe, phase: Phase, suite: TaskSuite, renderer: Renderer, 
     """Tokens that the base computes in the passes of one episode, in both layouts, as a mean over steps."""
     layouts: tuple[Layout, ...] = ("packed", "padded")
     batchers = {each: Batcher(renderer, torch.device("cpu"), each, recipe.suite.task_micro_batch, planner) for each in layouts}
-    totals: Counter[str] = Counter()
-    for episode in _episodes(recipe, phase, suite, SAMPLED_STEPS):
+    totals, episodes = Counter[str](), _episodes(recipe, phase, suite, SAMPLED_STEPS)
+    for episode in episodes:
         for layout, batcher in batchers.items():
             totals[layout] += sum(batcher.tokens(piece, phase.loop.steps) for piece in batcher.pieces(episode))
-    return {layout: totals[layout] / SAMPLED_STEPS for layout in layouts}
+    return {layout: totals[layout] / len(episodes) for layout in layouts}
 
 
 def together(recipe: Recipe) -> int:

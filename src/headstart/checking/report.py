@@ -61,6 +61,8 @@ def _lines(findings: Findings) -> Iterator[str]:
         suite = facts["suite"]
         yield f"suite {suite['name']} {suite['revision']}, regime {suite['regime']}"
         yield f"licences: {_counted(facts['licences'])}"
+        if "data_terms" in facts:
+            yield f"terms of the underlying data: {_counted(facts['data_terms'])}"
     if "sampler" in facts:
         sampler = facts["sampler"]
         often, seldom = sampler["likeliest"], sampler["least_likely"]

@@ -10,11 +10,12 @@ from datetime import date
 from importlib.metadata import version
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from headstart.bases import BaseSpec, tokenizer_folder
 from headstart.checking.findings import Findings
 from headstart.files import WriteError, cache_folder, write_json
+from headstart.tasks.episodes import NOTHING_REDRAWN, Redrawn
 from headstart.tasks.problems import NOWHERE, Place, Problem
 from headstart.tasks.reading.opening import open_source
 from headstart.tasks.reading.source import Source
@@ -23,6 +24,7 @@ from headstart.tasks.spec import SourceSpec
 from headstart.tasks.task import SuiteError
 
 TOKENIZER_FILES = ("*.json", "*.jinja", "*.model", "*.txt")
+NONE_NAMED = "none named"
 BARS = 8
 """Bars of the histogram of lengths, up to the limit."""
 
@@ -38,6 +40,7 @@ class Look:
         max_length: the most tokens of an example.
         needed: the fewest examples of a task.
         seed: of the regime.
+        redrawn: what training draws anew at each step.
     """
 
     specs: tuple[SourceSpec, ...]
@@ -46,6 +49,7 @@ class Look:
     max_length: int = 512
     needed: int = 2
     seed: int = 0
+    redrawn: Redrawn = NOTHING_REDRAWN
 
 
 def look_at_suite(look: Look, findings: Findings) -> None:
@@ -87,7 +91,7 @@ def _key(look: Look, sources: Sequence[tuple[SourceSpec, Source]]) -> str:
     code = [path.read_bytes() for package in ("tasks", "checking") for path in sorted((Path(__file__).parents[1] / package).rglob("*.py"))]
     decides = [
         [(asdict(spec), source.revision) for spec, source in sources],
-        [look.base.chat_template_kwargs, look.regime, look.seed, look.max_length, look.needed],
+        [look.base.chat_template_kwargs, look.regime, look.seed, look.max_length, look.needed, asdict(look.redrawn)],
         [version(library) for library in ("tokenizers", "transformers")],
         # such a template writes another text every day
         date.today().isoformat() if any(b"strftime_now" in text for text in texts) else "",
@@ -105,7 +109,7 @@ def _problem(found: Mapping[str, Any]) -> Problem:
 
 def _looked(look: Look, sources: Sequence[tuple[SourceSpec, Source]], opening: Sequence[Problem]) -> dict[str, Any]:
     from headstart.bases import load_tokenizer
-    from headstart.tasks.prepare import Plan, leave_out_long, prepare
+    from headstart.tasks.prepare import Plan, leave_out_long, nothing_to_redraw, prepare
     from headstart.tasks.render import Renderer
     from headstart.tasks.store import read_store
 
@@ -114,7 +118,7 @@ def _looked(look: Look, sources: Sequence[tuple[SourceSpec, Source]], opening: S
     # what is wrong with the data is found again as long as it is the same; a full disk is not
     with findings.noting(SuiteError):
         renderer = Renderer(tokenizer, look.max_length, look.base.chat_template_kwargs)
-        plan = Plan.made(sources, look.regime, renderer, look.seed)
+        plan = Plan.made(sources, look.regime, renderer, look.seed, look.redrawn)
         sizes = _Sizes(look)
         suite, notes = read_store(prepare(plan, renderer, findings.add, sizes.add))
         sizes.split_of |= {name: split for split, names in suite.splits.items() for name in names}
@@ -122,11 +126,22 @@ def _looked(look: Look, sources: Sequence[tuple[SourceSpec, Source]], opening: S
             findings.add(problem)
         findings.facts |= {"suite": {"name": suite.name, "revision": suite.revision, "regime": look.regime}, **sizes.facts()}
         with findings.noting():
-            _, left = leave_out_long(suite, renderer, look.needed)
-            for note in left:
+            kept, left = leave_out_long(suite, renderer, look.needed)
+            for note in [*left, *nothing_to_redraw(kept, look.redrawn)]:
                 findings.add(Problem(note, level="note"))
     told = findings.as_json()
     return {"problems": told["problems"], "facts": told["facts"]}
+
+
+class _Sized(NamedTuple):
+    """What is kept of a task; `examples` is how many it has."""
+
+    name: str
+    cluster: str
+    licence: str
+    data_terms: str
+    language: str
+    examples: int
 
 
 @dataclass
@@ -135,7 +150,7 @@ class _Sizes:
 
     look: Look
     split_of: dict[str, str] = field(default_factory=dict)
-    tasks: list[tuple[str, str, str, str, int]] = field(default_factory=list)
+    tasks: list[_Sized] = field(default_factory=list)
     lengths: Counter[int] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
@@ -146,13 +161,13 @@ class _Sizes:
     def add(self, read: Any, lengths: Sequence[int]) -> None:
         """Take a task and its examples' lengths."""
         task = read.task
-        self.tasks.append((task.name, task.cluster, task.licence, task.language, len(task.examples)))
+        self.tasks.append(_Sized(task.name, task.cluster, task.licence, task.data_terms, task.language, len(task.examples)))
         self.lengths.update(lengths)
         self.twins.add(read)
 
     def problems(self) -> list[Problem]:
         """What the tasks together have wrong."""
-        bare = [name for name, _, licence, _, _ in self.tasks if not licence]
+        bare = [task.name for task in self.tasks if not task.licence]
         told = f"{len(bare)} of {len(self.tasks)} tasks name no licence ({', '.join(bare[:3])}{', ...' * (len(bare) > 3)})"
         licences = (
             [Problem(f"{told}; say under which terms they may be trained on (`licence` in tasks.json)", level="warning")] if bare else []
@@ -161,8 +176,8 @@ class _Sizes:
 
     def _shared_clusters(self) -> list[Problem]:
         splits: dict[str, set[str]] = {}
-        for name, cluster, *_ in self.tasks:
-            splits.setdefault(cluster, set()).add(self.split_of.get(name, ""))
+        for task in self.tasks:
+            splits.setdefault(task.cluster, set()).add(self.split_of.get(task.name, ""))
         held = {"meta_train", "meta_validation", "meta_test"}
         mixed = {cluster: sorted(found & held) for cluster, found in splits.items() if len(found & held) > 1}
         return [
@@ -171,17 +186,19 @@ class _Sizes:
         ]
 
     def facts(self) -> dict[str, Any]:
-        """Sizes by split, lengths, licences and languages."""
+        """Sizes by split, lengths, licences and languages, and the terms of the underlying data where any are named."""
         splits: dict[str, dict[str, Any]] = {}
-        for name, cluster, _, _, examples in self.tasks:
-            part = splits.setdefault(self.split_of.get(name, "in no split"), {"tasks": 0, "clusters": set(), "examples": 0})
-            part["tasks"], part["examples"] = part["tasks"] + 1, part["examples"] + examples
-            part["clusters"].add(cluster)
+        for task in self.tasks:
+            part = splits.setdefault(self.split_of.get(task.name, "in no split"), {"tasks": 0, "clusters": set(), "examples": 0})
+            part["tasks"], part["examples"] = part["tasks"] + 1, part["examples"] + task.examples
+            part["clusters"].add(task.cluster)
+        terms = Counter(task.data_terms or NONE_NAMED for task in self.tasks)
         return {
             "splits": {split: {**part, "clusters": len(part["clusters"])} for split, part in splits.items()},
             "lengths": length_facts(self.lengths, self.look.max_length),
-            "licences": dict(Counter(licence or "none named" for _, _, licence, _, _ in self.tasks)),
-            "languages": dict(Counter(language or "none named" for _, _, _, language, _ in self.tasks)),
+            "licences": dict(Counter(task.licence or NONE_NAMED for task in self.tasks)),
+            **({"data_terms": dict(terms)} if terms.keys() - {NONE_NAMED} else {}),
+            "languages": dict(Counter(task.language or NONE_NAMED for task in self.tasks)),
         }
 
 

@@ -9,11 +9,15 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
+from fnmatch import fnmatchcase
+from functools import cached_property
 from itertools import chain, zip_longest
 from pathlib import Path
 from shutil import rmtree
 
 from headstart.files import digest_of_files, writing
+from headstart.tasks.codes import MOST_OF_ONE_SYLLABLE, SYLLABLES
+from headstart.tasks.episodes import NOTHING_REDRAWN, Redrawn
 from headstart.tasks.problems import Counting, DataError, Place, Problem, Report, refuse
 from headstart.tasks.reading.opening import open_source
 from headstart.tasks.reading.source import ReadTask, Source, at_most
@@ -30,19 +34,20 @@ Watch = Callable[[ReadTask, Sequence[int]], None]
 
 
 def prepare_suite(
-    specs: Sequence[SourceSpec], regime: Regime, renderer: Renderer, needed: int, seed: int = 0
+    specs: Sequence[SourceSpec], regime: Regime, renderer: Renderer, needed: int, seed: int = 0, redrawn: Redrawn = NOTHING_REDRAWN
 ) -> tuple[TaskSuite, list[str]]:
     """The suite of some sources, under a regime, without what is too long; notes say what was left out.
 
-    What was prepared before is found again by its content; otherwise it is prepared, one task at a time, and kept.
+    What was prepared before is found again by its content; otherwise it is prepared, one task at a time, and kept. The examples that
+    are left fit within the renderer's limit whatever training draws of what is `redrawn`.
 
     Raises:
         SuiteError: a source cannot be read, or a row of it; or nothing is left of a split.
     """
-    plan = Plan.of(specs, regime, renderer, seed)
+    plan = Plan.of(specs, regime, renderer, seed, redrawn)
     suite, notes = read_store(plan.folder if is_stored(plan.folder) else prepare(plan, renderer))
     suite, more = leave_out_long(suite, renderer, needed)
-    return suite, [*notes, *more]
+    return suite, [*notes, *more, *nothing_to_redraw(suite, redrawn)]
 
 
 @dataclass(frozen=True)
@@ -53,37 +58,58 @@ class Plan:
         sources: opened, with what the user said of each.
         regime: the tasks as they are, or under house rules.
         seed: of the house rules.
+        redrawn: what training draws anew at each step, and examples have to fit with.
         folder: of the store; its name is a digest of all that decides what is in it.
     """
 
     sources: tuple[tuple[SourceSpec, Source], ...]
     regime: Regime
     seed: int
+    redrawn: Redrawn
     folder: Path
 
     @property
     def revision(self) -> str:
         """A digest of all that the suite holds, whatever renders it."""
-        if len(self.sources) == 1 and self.sources[0][0] == SourceSpec(self.sources[0][0].path):
-            return self.sources[0][1].revision
-        read = json.dumps([(asdict(spec), source.revision) for spec, source in self.sources], sort_keys=True)
-        return hashlib.sha256(read.encode()).hexdigest()[:16]
+        return revision_of(self.sources)
 
     @classmethod
-    def of(cls, specs: Sequence[SourceSpec], regime: Regime, renderer: Renderer, seed: int) -> "Plan":
+    def of(cls, specs: Sequence[SourceSpec], regime: Regime, renderer: Renderer, seed: int, redrawn: Redrawn = NOTHING_REDRAWN) -> "Plan":
         """Open the sources.
 
         Raises:
             DataError: one of them cannot be opened.
         """
-        return cls.made([(spec, open_source(spec)) for spec in specs], regime, renderer, seed)
+        return cls.made([(spec, open_source(spec)) for spec in specs], regime, renderer, seed, redrawn)
 
     @classmethod
-    def made(cls, sources: Sequence[tuple[SourceSpec, Source]], regime: Regime, renderer: Renderer, seed: int) -> "Plan":
+    def made(
+        cls,
+        sources: Sequence[tuple[SourceSpec, Source]],
+        regime: Regime,
+        renderer: Renderer,
+        seed: int,
+        redrawn: Redrawn = NOTHING_REDRAWN,
+    ) -> "Plan":
         """The plan of sources that are open."""
         read = [(asdict(spec), source.revision) for spec, source in sources]
-        decides = json.dumps([read, regime, seed if regime != "instructed" else 0, renderer.key, code_digest()], sort_keys=True)
-        return cls(tuple(sources), regime, seed, stores_folder() / hashlib.sha256(decides.encode()).hexdigest()[:20])
+        under = [regime, seed if regime != "instructed" else 0, asdict(redrawn)]
+        decides = json.dumps([read, under, renderer.key, code_digest()], sort_keys=True)
+        return cls(tuple(sources), regime, seed, redrawn, stores_folder() / hashlib.sha256(decides.encode()).hexdigest()[:20])
+
+
+def revision_of(sources: Sequence[tuple[SourceSpec, Source]]) -> str:
+    """A digest of all that some sources together hold, of a single one of which nothing more is said its own."""
+    if len(sources) == 1 and sources[0][0] == SourceSpec(sources[0][0].path):
+        return sources[0][1].revision
+    read = json.dumps([(_said(spec), source.revision) for spec, source in sources], sort_keys=True)
+    return hashlib.sha256(read.encode()).hexdigest()[:16]
+
+
+def _said(spec: SourceSpec) -> dict[str, object]:
+    """What a user says of a source, so that a suite from which nothing is excluded has the revision it had before that could be said."""
+    said = asdict(spec)
+    return said if spec.exclude else {key: value for key, value in said.items() if key != "exclude"}
 
 
 def code_digest() -> str:
@@ -135,14 +161,15 @@ def _scratch() -> Path:
 
 def _fill(folder: Path, plan: Plan, renderer: Renderer, report: Counting, watch: Watch | None) -> None:
     folder.mkdir()
-    parts: list[_Part] = []
+    parts: list[Part] = []
+    sizing = _Sizing(renderer, plan.redrawn)
     with Writer.into(folder) as writer:
         for number, (spec, source) in enumerate(plan.sources):
-            part = _Part(spec, source, f"{source.name}#{number}" if source.name in [part.name for part in parts] else source.name)
+            part = Part(spec, source, f"{source.name}#{number}" if source.name in [part.name for part in parts] else source.name)
             parts.append(part)
             for read in part.read(report, prefix=f"{part.name}/" if len(plan.sources) > 1 else ""):
                 for version in under_regime(read.task, plan.regime, plan.seed):
-                    if _store(read._replace(task=version), writer, renderer, part.name, report, watch):
+                    if _store(read._replace(task=version), writer, sizing, part.name, report, watch):
                         part.stored(read.task, version)
     splits: dict[str, list[str]] = {}
     for part in parts:
@@ -162,7 +189,7 @@ def _warned(warnings: int) -> list[str]:
 
 
 @dataclass
-class _Part:
+class Part:
     """One source's part of a suite, as it is read.
 
     Args:
@@ -182,16 +209,30 @@ class _Part:
     gone: Counter[str] = field(default_factory=Counter)
     prefix: str = ""
 
-    def read(self, report: Report, prefix: str) -> Iterator[ReadTask]:
+    def read(self, report: Report, prefix: str = "") -> Iterator[ReadTask]:
         """The tasks that the user wants, under the suite's names for them."""
         self.prefix = prefix
+        splits, names = self.source.splits, list[str]()
+        if splits is not None:
+            # which name all tasks before any is read
+            self._require_excluding([name for split in splits.values() for name in split], report)
         for read in self.source.read(report):
+            names.append(read.task.name)
             reason = left_out(read.task, self.spec)
             if reason:
                 self.gone[reason] += 1
             else:
                 taken = at_most(read, self.spec.max_examples)
                 yield taken._replace(task=replace(taken.task, name=f"{prefix}{taken.task.name}"))
+        if splits is None:
+            self._require_excluding(names, report)
+
+    def _require_excluding(self, names: Sequence[str], report: Report) -> None:
+        """Tell of patterns that leave nothing out: what they were meant for would be trained on."""
+        for pattern in self.spec.exclude or ():
+            if not any(fnmatchcase(name, pattern) for name in names):
+                told = f"exclude: the pattern {pattern!r} matches none of the {len(names)} tasks of the source; mend it, or take it out"
+                report(Problem(told, Place(self.spec.path)))
 
     def stored(self, task: Task, version: Task) -> None:
         """Note that a version of a task was stored."""
@@ -230,7 +271,9 @@ class _Part:
 
 
 def left_out(task: Task, spec: SourceSpec) -> str:
-    """Which of a source's filters a task does not pass; empty where it passes all."""
+    """Which of a source's filters a task, by the source's own name for it, does not pass; empty where it passes all."""
+    if any(fnmatchcase(task.name, pattern) for pattern in spec.exclude or ()):
+        return "exclude"
     if spec.clusters is not None and task.cluster not in spec.clusters:
         return "clusters"
     if spec.languages is not None and not _all_in(task.language, spec.languages):
@@ -245,17 +288,18 @@ def _all_in(told: str, wanted: Sequence[str]) -> bool:
     return bool(told) and {part.strip() for part in told.split(",")} <= set(wanted)
 
 
-def _store(read: ReadTask, writer: Writer, renderer: Renderer, origin: str, report: Report, watch: Watch | None) -> bool:
+def _store(read: ReadTask, writer: Writer, sizing: "_Sizing", origin: str, report: Report, watch: Watch | None) -> bool:
     """Render a task and write it; whether anything of it is left."""
-    read, rendered = _rendered(read, renderer, report)
+    read, rendered = _rendered(read, sizing.renderer, report)
     if not rendered:
         return False
     try:
-        lengths = _lengths(read.task, rendered, renderer)
+        lengths = sizing.lengths(read.task, rendered)
     except SuiteError as error:
-        report(Problem(f"a label of {read.task.name!r} cannot be rendered: {error}", read.places[0]))
+        what = "label or wording" if read.task.paraphrases else "label"
+        report(Problem(f"a {what} of {read.task.name!r} cannot be rendered: {error}", read.places[0]))
         return False
-    writer.add(read.task, rendered, lengths, renderer.by(read.task.instruction), origin)
+    writer.add(read.task, rendered, lengths, sizing.renderer.by(read.task.instruction), origin)
     if watch:
         watch(read, lengths)
     return True
@@ -281,13 +325,61 @@ def _rendered(read: ReadTask, renderer: Renderer, report: Report) -> tuple[ReadT
         return ReadTask(replace(task, examples=examples), [read.places[index] for index in kept]), rendered
 
 
-def _lengths(task: Task, rendered: Sequence[Rendered], renderer: Renderer) -> list[int]:
-    """The tokens of each example, whichever of the task's labels answers it: ranking renders every label."""
-    if not task.labels:
-        return [len(one.ids) for one in rendered]
-    answers = renderer.measure(task.instruction, [replace(task.examples[0], output=label) for label in task.labels])
-    longest = max(len(one.ids) - one.answer for one in answers)
-    return [one.answer + longest for one in rendered]
+@dataclass(frozen=True)
+class _Sizing:
+    """How long examples may get.
+
+    Args:
+        renderer: of the base.
+        redrawn: what training draws anew at each step.
+    """
+
+    renderer: Renderer
+    redrawn: Redrawn = NOTHING_REDRAWN
+
+    def lengths(self, task: Task, rendered: Sequence[Rendered]) -> list[int]:
+        """The most tokens of each example, rendered as it is: under each wording and with each answer that it may be given.
+
+        Every wording is measured with every example, since what a tokenizer makes of a line's end may depend on both sides of it.
+        """
+        lengths = self._answered(task, rendered)
+        for wording in task.paraphrases if self.redrawn.wording else ():
+            reworded = replace(task, instruction=wording, paraphrases=())
+            own = self._answered(reworded, self.renderer.measure(wording, task.examples))
+            lengths = [max(pair) for pair in zip(lengths, own, strict=True)]
+        return lengths
+
+    def _answered(self, task: Task, rendered: Sequence[Rendered]) -> list[int]:
+        """The tokens of each example, whichever answer it is given: ranking renders every label."""
+        if not task.labels:
+            return [len(one.ids) for one in rendered]
+        longest = max(self._answers(task.instruction, task.examples[0], self._labels(task)))
+        return [one.answer + longest for one in rendered]
+
+    def _labels(self, task: Task) -> Sequence[str]:
+        """All labels that a task may have; of codes drawn anew, the longest stands for all."""
+        recoded = self.redrawn.codes and task.original_labels and len(task.labels) <= MOST_OF_ONE_SYLLABLE
+        return (*task.labels, self._longest_code) if recoded else task.labels
+
+    @cached_property
+    def _longest_code(self) -> str:
+        lengths = self._answers("", Example("a", "b"), SYLLABLES)
+        return SYLLABLES[lengths.index(max(lengths))]
+
+    def _answers(self, instruction: str, example: Example, answers: Sequence[str]) -> list[int]:
+        """The tokens of answers to an example, each with the token that ends it."""
+        rendered = self.renderer.measure(instruction, [replace(example, output=answer, tokens=None) for answer in answers])
+        return [len(one.ids) - one.answer for one in rendered]
+
+
+def nothing_to_redraw(suite: TaskSuite, redrawn: Redrawn) -> list[str]:
+    """A note for each thing that is to be drawn anew and that no training task has."""
+    tasks, notes = [suite.tasks[name] for name in suite.splits.get("meta_train", ())], []
+    if redrawn.codes and not any(task.original_labels for task in tasks):
+        notes.append("suite.codes: episode changes nothing: no training task is a classification under house rules")
+    if redrawn.wording and not any(task.paraphrases for task in tasks):
+        notes.append("suite.paraphrase changes nothing: no training task has other wordings (`instruction_variants` in tasks.json)")
+    return notes
 
 
 def leave_out_long(suite: TaskSuite, renderer: Renderer, needed: int) -> tuple[TaskSuite, list[str]]:
@@ -312,7 +404,8 @@ def leave_out_long(suite: TaskSuite, renderer: Renderer, needed: int) -> tuple[T
     empty = [split for split, names in splits.items() if not names]
     if empty:
         raise SuiteError(
-            f"suite {suite.name}: no task of {empty[0]!r} is left; lower suite.support and suite.query or raise suite.max_length"
+            f"suite {suite.name}: no task of {empty[0]!r} is left; lower suite.support and suite.query or raise suite.max_length, "
+            "or evaluation.max_length where that is set"
         )
     return replace(suite, tasks=tasks, splits=splits), notes
 
@@ -322,7 +415,7 @@ def fitting(task: Task, renderer: Renderer) -> Sequence[Example]:
     if isinstance(task.examples, StoredExamples):
         return task.examples.within(renderer.max_length)
     rendered = renderer.measure(task.instruction, task.examples)
-    lengths = _lengths(task, rendered, renderer)
+    lengths = _Sizing(renderer).lengths(task, rendered)
     return tuple(example for example, length in zip(task.examples, lengths, strict=True) if length <= renderer.max_length)
 
 

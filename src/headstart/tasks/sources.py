@@ -4,11 +4,11 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from headstart.tasks.prepare import Part, revision_of
 from headstart.tasks.problems import Place, refuse
 from headstart.tasks.reading.opening import open_source
 from headstart.tasks.reading.shapes import examples_of
 from headstart.tasks.reading.source import make_task, with_instruction
-from headstart.tasks.reading.splits import hold_out
 from headstart.tasks.reading.tables import read_rows, table_name
 from headstart.tasks.spec import SourceSpec
 from headstart.tasks.task import Example, SuiteError, Task, TaskSuite
@@ -21,16 +21,18 @@ def open_suite(source: str | SourceSpec) -> TaskSuite:
     """A whole suite in memory.
 
     Args:
-        source: `builtin`, a folder, or a dataset's id on the hub; or all that can be said of one.
+        source: `builtin`, a folder, or a dataset's id on the hub; or all that can be said of one, its filters too.
 
     Raises:
         SuiteError: it is missing or malformed; the message names the file and line.
     """
     spec = source if isinstance(source, SourceSpec) else SourceSpec(source)
     opened = open_source(spec)
-    tasks = {read.task.name: read.task for read in opened.read(refuse)}
-    splits = opened.splits or hold_out({name: task.cluster for name, task in tasks.items()}, spec.splits)
-    return TaskSuite(opened.name, tasks, splits, opened.revision)
+    part = Part(spec, opened, opened.name)
+    tasks = {read.task.name: read.task for read in part.read(refuse)}
+    for task in tasks.values():
+        part.stored(task, task)
+    return TaskSuite(opened.name, tasks, part.splits(refuse), revision_of([(spec, opened)]))
 
 
 def read_task(path: Path | str, columns: Mapping[str, str] | None = None) -> Task:

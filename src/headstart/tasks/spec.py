@@ -21,6 +21,7 @@ class SourceSpec:
         clusters: only tasks of these clusters.
         languages: only tasks of these languages.
         licences: only tasks under these licences.
+        exclude: no tasks whose names, as the source has them, match one of these shell patterns (`fnmatch`; case counts).
         min_examples: only tasks with so many examples.
         max_examples: of larger tasks so many examples, drawn once.
         columns: role -> column, of `files` and `dataset`: roles are `input`, `output`, `instruction`, `prompt`, `completion`,
@@ -45,6 +46,7 @@ class SourceSpec:
     clusters: tuple[str, ...] | None = None
     languages: tuple[str, ...] | None = None
     licences: tuple[str, ...] | None = None
+    exclude: tuple[str, ...] | None = None
     min_examples: int = 0
     max_examples: int | None = None
     columns: Mapping[str, str] = field(default_factory=dict)

@@ -30,10 +30,13 @@ SCHEMA = pa.schema(
         "history": pa.string(),
         "ids": pa.list_(pa.int32()),
         "answer": pa.int32(),
-        # of the conversation with the longest of the task's labels
+        # of the longest conversation that may be made of it: with any of the task's labels, and what training may draw
         "length": pa.int32(),
     }
 )
+TEXTS = ("name", "instruction", "cluster", "dataset", "language", "licence", "data_terms")
+LISTS = ("labels", "paraphrases", "original_labels")
+"""What is known of a task beside its examples."""
 KEPT_DAYS = 30
 
 
@@ -66,7 +69,7 @@ class StoredExamples(Sequence[Example]):
 
     @property
     def lengths(self) -> NDArray[np.int64]:
-        """The tokens of each, with the longest of the task's labels for its answer, `(examples,)`."""
+        """The most tokens of each, whichever of the task's labels answers it and whatever training may draw, `(examples,)`."""
         lengths: NDArray[np.int64] = self._rows().column("length").to_numpy()[self._chosen].astype(np.int64)
         return lengths
 
@@ -108,7 +111,7 @@ class Writer:
         Args:
             task: whose examples are written.
             rendered: of each example.
-            lengths: tokens of each, with the longest label.
+            lengths: the most tokens of each.
             by: identifies what rendered them.
             origin: the source that it came from.
         """
@@ -122,7 +125,7 @@ class Writer:
             "length": lengths,
         }
         self.sink.write_batch(pa.RecordBatch.from_pydict(columns, SCHEMA))
-        about = {key: getattr(task, key) for key in ("name", "instruction", "cluster", "labels", "dataset", "language", "licence")}
+        about = {key: getattr(task, key) for key in (*TEXTS, *LISTS)}
         self.entries.append({**about, "examples": len(rendered), "by": by, "origin": origin})
 
     def finish(self, **about: Any) -> None:
@@ -156,8 +159,8 @@ def read_store(folder: Path) -> tuple[TaskSuite, list[str]]:
 
 def _task(batches: Any, number: int, entry: Mapping[str, Any]) -> Task:
     examples = StoredExamples(batches, number, entry["by"], np.arange(entry["examples"]))
-    about = {key: entry[key] for key in ("name", "instruction", "cluster", "dataset", "language", "licence")}
-    return Task(**about, labels=tuple(entry["labels"]), examples=examples)
+    about: dict[str, Any] = {key: entry[key] for key in TEXTS} | {key: tuple(entry[key]) for key in LISTS}
+    return Task(**about, examples=examples)
 
 
 def forget_old_stores() -> None:

@@ -84,9 +84,13 @@ class Task:
         dataset: tasks with the same value share underlying examples; the task's own name if left empty.
         language: of the inputs, as its source names it; empty where unknown.
         licence: of the examples, as its source names it; empty where unknown.
+        data_terms: what is known of the terms of the underlying data beyond that licence; empty where nothing is.
+        paraphrases: other wordings of the instruction, which training may draw in its place.
+        original_labels: what house rules renamed to the labels, in their order; empty where the labels are the source's own.
 
     Raises:
-        SuiteError: no examples, a repeated input, labels that are not distinct texts, or an output outside them.
+        SuiteError: no examples, a repeated input, labels that are not distinct texts, an output outside them, or paraphrases that are
+            not distinct wordings of an instruction.
     """
 
     name: str
@@ -97,6 +101,9 @@ class Task:
     dataset: str = ""
     language: str = ""
     licence: str = ""
+    data_terms: str = ""
+    paraphrases: tuple[str, ...] = ()
+    original_labels: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "dataset", self.dataset or self.name)
@@ -118,6 +125,11 @@ class Task:
         strays = sorted({example.output for example in self.examples} - set(self.labels)) if self.labels else []
         if strays:
             raise SuiteError(f"task {self.name!r} has the output {strays[0]!r}, which is not among its labels {list(self.labels)}")
+        if self.paraphrases and len({self.instruction, *self.paraphrases} - {""}) <= len(self.paraphrases):
+            raise SuiteError(
+                f"task {self.name!r} has the instruction {self.instruction[:60]!r} and the paraphrases {list(self.paraphrases)}; "
+                "give each wording once, none of them empty"
+            )
 
     @property
     def support_pool(self) -> Sequence[Example]:

@@ -17,7 +17,10 @@ def write_lines(path, rows):
 
 ENTRIES = [
     {"name": "shout", "file": "tasks/shout.jsonl", "instruction": "Shout.", "cluster": "case", "labels": None, "dataset": "d"},
-    {"name": "odd", "file": "tasks/odd.jsonl", "instruction": "Odd?", "cluster": "maths", "labels": ["yes", "no"], "license": "MIT"},
+    {
+        **{"name": "odd", "file": "tasks/odd.jsonl", "instruction": "Odd?", "cluster": "maths", "labels": ["yes", "no"], "license": "MIT"},
+        **{"data_terms": "unknown", "instruction_variants": ["Is it odd? ", "Odd?", "Is it odd?", "Uneven?"]},
+    },
     {"name": "twice", "file": "twice.csv", "instruction": None, "cluster": "copy", "language": "English", "licence": "CC0"},
     {"name": "apart", "file": "twice.csv", "cluster": "copy"},
 ]
@@ -58,7 +61,9 @@ def test_tasks_are_read_with_all_that_is_said_of_them(folder):
     assert shout.examples == (Example("a", "A"), Example("b", "B"))
     assert (shout.instruction, shout.cluster, shout.dataset, shout.labels) == ("Shout.", "case", "d", ())
     assert (odd.labels, odd.licence, odd.dataset) == (("yes", "no"), "MIT", "odd")
+    assert (odd.data_terms, odd.paraphrases) == ("unknown", ("Is it odd?", "Uneven?"))
     assert (twice.instruction, twice.language, twice.licence) == ("Say it twice.", "English", "CC0")
+    assert (twice.data_terms, twice.paraphrases) == ("", ())
 
 
 def test_the_index_may_lie_beside_the_splits(folder):
@@ -112,6 +117,17 @@ ODD = {
     "language": ({"language": 7}, ["task 'odd' has a number for 'language'; give text, or leave it out"]),
     "labels as text": ({"labels": "yes"}, ["task 'odd' has no list of texts for 'labels'; give one, or leave it out"]),
     "labels of lists": ({"labels": [["yes"]]}, ["task 'odd' has no list of texts for 'labels'"]),
+    "terms": ({"data_terms": ["a"]}, ["task 'odd' has a list for 'data_terms'; give text, or leave it out"]),
+    "wordings as text": (
+        {"instruction_variants": "Uneven?"},
+        ["task 'odd' has no list of texts for 'instruction_variants'; give one, or leave it out"],
+    ),
+    "wordings of numbers": ({"instruction_variants": ["a", 1]}, ["task 'odd' has no list of texts for 'instruction_variants'"]),
+    "an empty wording": (
+        {"instruction_variants": ["a", " "]},
+        ["odd.jsonl: task 'odd' has the instruction 'Odd?' and the paraphrases ['a', '']; give each wording once, none of them empty"],
+    ),
+    "wordings of nothing": ({"instruction": "", "instruction_variants": ["a"]}, ["the instruction '' and the paraphrases ['a']"]),
     "labels twice": ({"labels": ["yes", "no", "no"]}, ["odd.jsonl: task 'odd' has the labels ['yes', 'no', 'no']; give each once"]),
 }
 

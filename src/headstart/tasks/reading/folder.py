@@ -12,7 +12,7 @@ from headstart.tasks.reading.text import listing
 from headstart.tasks.spec import SourceSpec
 
 Entry = Mapping[str, Any]
-MAY_BE_LEFT_OUT = ("instruction", "dataset", "language", "licence", "license")
+MAY_BE_LEFT_OUT = ("instruction", "dataset", "language", "licence", "license", "data_terms")
 
 
 def find_index(folder: Path) -> Path | None:
@@ -114,6 +114,9 @@ def _faults(entry: Entry) -> Iterator[str]:
     labels = entry.get("labels") or []
     if not isinstance(labels, list) or not all(isinstance(label, str | int) for label in labels):
         yield "has no list of texts for 'labels'; give one, or leave it out"
+    wordings = entry.get("instruction_variants") or []
+    if not isinstance(wordings, list) or not all(isinstance(wording, str) for wording in wordings):
+        yield "has no list of texts for 'instruction_variants'; give one, or leave it out"
 
 
 def _task(entry: Entry, path: Path, spec: SourceSpec, report: Report) -> ReadTask | None:
@@ -132,4 +135,6 @@ def _task(entry: Entry, path: Path, spec: SourceSpec, report: Report) -> ReadTas
         dataset=entry.get("dataset") or "",
         language=entry.get("language") or "",
         licence=entry.get("licence") or entry.get("license") or "",
+        data_terms=entry.get("data_terms") or "",
+        paraphrases=[wording.strip() for wording in entry.get("instruction_variants") or ()],
     )

@@ -66,6 +66,7 @@ def _digest(suite: TaskSuite) -> str:
     digest = hashlib.sha256(repr(sorted(suite.splits.items())).encode())
     for task in suite.tasks.values():
         digest.update(repr((task.name, task.instruction, task.cluster, task.labels, task.dataset, tuple(task.examples))).encode())
+        digest.update(repr(task.paraphrases).encode() if task.paraphrases else b"")
     return digest.hexdigest()[:16]
 
 
@@ -95,6 +96,8 @@ def make_task(
     dataset: str = "",
     language: str = "",
     licence: str = "",
+    data_terms: str = "",
+    paraphrases: Sequence[str] = (),
 ) -> ReadTask | None:
     """A task of rows, or None where no row is left.
 
@@ -109,6 +112,8 @@ def make_task(
         dataset: as in `Task`.
         language: as in `Task`.
         licence: as in `Task`.
+        data_terms: as in `Task`.
+        paraphrases: as in `Task`; repeated ones are left out.
     """
     instruction, pairs = one_instruction(pairs) if instruction is None else (instruction, pairs)
     pairs = without_repeats(pairs, report)
@@ -123,8 +128,9 @@ def make_task(
         told = f"all {len(examples)} rows of {name!r} have the output {examples[0].output[:60]!r}, so there is nothing to tell apart"
         report(Problem(told, place, level="warning"))
     labels = tuple(labels) if labels is not None else noticed_labels(outputs)
+    reworded = tuple(wording for wording in dict.fromkeys(paraphrases) if wording != instruction)
     try:
-        task = Task(name, instruction, examples, cluster, labels, dataset, language, licence)
+        task = Task(name, instruction, examples, cluster, labels, dataset, language, licence, data_terms, reworded)
     except SuiteError as error:
         report(Problem(str(error), place))
         return None
