@@ -47,6 +47,21 @@ def test_a_trajectory_is_the_inner_loop(bench, protocol, arm_of, tasks, assert_s
         assert_same(found[number], step.phi, 1e-4)
 
 
+def test_an_arms_rates_may_mix_ranks_and_a_factor_scales_them(bench, protocol, arm_of, tasks, assert_same):
+    learner, batcher = bench.passes.learner, bench.passes.batcher
+    draw = torch.Generator().manual_seed(0)
+    plain = arm_of(learner)
+    rates = {name: 0.01 * torch.linspace(1, 2, 2)[:, None, None] * torch.randn(4, 4, generator=draw) for name in plain.rates}
+    arm, episode = replace(plain, name="meta", rates=rates), protocol.episode(tasks, 0)
+    found = dict(trajectory(arm, 0.5, episode, bench, 3))
+    halved = {name: 0.5 * rate for name, rate in rates.items()}
+    steps = walk(learner.losses, arm.start(episode), batcher.batch(episode).support, arm.rule, halved, 3)
+    for number, step in enumerate(steps, start=1):
+        assert_same(found[number], step.phi, 1e-4)
+    (alone,) = [dict(trajectory(arm, 0.5, (part,), bench, 3))[3] for part in episode[1:2]]
+    assert_same(alone, {name: tensor[1:2] for name, tensor in found[3].items()}, 1e-4)
+
+
 def test_micro_batches_change_no_trajectory(bench, protocol, arm_of, tasks, assert_same):
     arm, episode = arm_of(bench.passes.learner), protocol.episode(tasks, 0)
     small = replace(bench, passes=replace(bench.passes, tokens=60))

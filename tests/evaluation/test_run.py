@@ -15,6 +15,7 @@ from headstart import shipped
 from headstart.adapter.files import read_json
 from headstart.adapter.header import AdapterError
 from headstart.adapter.meta_adapter import MetaAdapter
+from headstart.algorithms.rates import as_matrices
 from headstart.evaluation import campaign as campaign_module
 from headstart.evaluation import kept as kept_module
 from headstart.evaluation import run as evaluation_run
@@ -63,6 +64,24 @@ def test_every_arm_is_measured_on_the_same_tasks_and_draws(look):
     assert (protocol["measured"], protocol["tuning"]["tasks"], protocol["seeds"]) == (["twice"], ["vowel"], [0])
     assert "multitask_rates" in protocol["skipped"]
     assert set(protocol["arms"]) == set(results["summary"])
+
+
+def test_an_adapter_whose_rates_mix_ranks_is_measured_under_them(look, run_folder):
+    """Times the identity they are the same rates; exchanged ranks are another rule, from the same start."""
+
+    def losses(change):
+        adapter = replace(meta, rates={name: change(as_matrices(name, rate, meta.theta[name])) for name, rate in meta.rates.items()})
+        adapter.save_pretrained(run_folder / "adapter")
+        return measured()
+
+    def measured():
+        return {record["step"]: record["loss"] for record in look(arms=["meta"])["records"]}
+
+    meta, plain = MetaAdapter.from_pretrained(run_folder / "adapter"), measured()
+    assert losses(lambda rate: rate) == pytest.approx(plain, rel=1e-4)
+    exchanged = losses(lambda rate: rate.flip(-1))
+    assert exchanged[0] == pytest.approx(plain[0], rel=1e-4)
+    assert exchanged[3] != pytest.approx(plain[3], rel=1e-4)
 
 
 def test_the_headline_is_the_primary_pair_at_the_primary_step(look):
@@ -355,6 +374,19 @@ def test_a_development_run_does_not_replace_a_look_that_counted(look, run_folder
     look(arms=["random", "meta"])
 
 
+def test_a_look_that_counted_is_kept_also_where_schema_version_2_tells_of_it(look, run_folder, quiet):
+    look(arms=["random"])
+    path = run_folder / "evaluation" / "results.json"
+    content = read_json(path)
+    content["schema_version"] = 2
+    for setting in content["settings"]:
+        del setting["multitask_target"]
+    path.write_text(json.dumps(content))
+    with pytest.raises(WriteError, match=r"holds a look at meta_test; name another folder with --output"):
+        evaluation_run.evaluate(run_folder / "adapter", arms=["random"], console=quiet)
+    assert read_json(path) == content
+
+
 def test_a_task_that_was_trained_on_under_another_name_is_refused(run_folder, quiet, toy_suite, monkeypatch):
     copied = replace(toy_suite.tasks["upper"], name="loud", cluster="volume")
     suite = replace(toy_suite, name="renamed", tasks={**toy_suite.tasks, "loud": copied})
@@ -400,4 +432,4 @@ def test_the_plan_holds_no_test_task_where_tuning_looks(run_folder, quiet):
 def test_the_document_is_json_of_its_schema(look, run_folder):
     look(arms=["random"])
     content = json.loads((run_folder / "evaluation" / "results.json").read_text())
-    assert content["schema_version"] == 2
+    assert content["schema_version"] == 3

@@ -169,6 +169,57 @@ def test_steps_to_target_weigh_clusters_equally_and_count_the_censored_as_the_la
     assert (found["mean"], found["censored"]) == (7, pytest.approx(2 / 3))
 
 
+def test_steps_to_multitask_by_hand():
+    """Multi-task LoRA has a loss of 2 at step 20, and of 1 later: its step 20 is what is to be reached, not its lowest loss."""
+    steps = (0, 5, 10, 20, 50)
+    multitask = [r for task in "abcde" for r in curve("multitask", task, [5, 4, 3, 2, 1], steps)]
+    # reached after 0, 5, 5 and 20 steps, and never: the median is 5
+    reached = {"a": [2, 3, 3, 3, 3], "b": [5, 2, 2, 2, 2], "c": [5, 1, 3, 3, 3], "d": [5, 4, 3, 2, 3], "e": [5, 4, 3, 3, 3]}
+    meta = [r for task, losses in reached.items() for r in curve("meta", task, losses, steps)]
+    found = summarise(multitask + meta + [record("icl", task, 0) for task in "abcde"], [], 10)
+    assert found["multitask_target"] == {"arm": "multitask", "step": 20, "losses": dict.fromkeys("abcde", 2.0)}
+    assert found["target"] is None
+    assert found["curves"].keys() == {"multitask", "meta"}
+    assert "steps_to_target" not in found["curves"]["meta"]
+    meta, multitask = (found["curves"][arm]["steps_to_multitask"] for arm in ("meta", "multitask"))
+    assert (meta["mean"], meta["censored"]) == (5, pytest.approx(0.2))
+    assert {meta["low"], meta["high"]} <= set(steps)
+    assert multitask == {"mean": 20, "low": 20, "high": 20, "censored": 0}
+
+
+def test_what_multitask_reaches_is_its_mean_over_draws_and_seeds():
+    """Draws of 1 and 3 under one seed, of 5 and 7 under the other: 4, which a draw's own 3 is below and its 5 is not."""
+    losses = {(0, 0): 1, (1, 0): 3, (0, 1): 5, (1, 1): 7}
+    multitask = [r for (draw, seed), loss in losses.items() for r in curve("multitask", "a", [9, loss], (0, 20), draw=draw, seed=seed)]
+    found = summarise(multitask, [], 20)
+    assert found["multitask_target"]["losses"] == {"a": 4.0}
+    assert found["curves"]["multitask"]["steps_to_multitask"]["censored"] == pytest.approx(0.5)
+
+
+def test_both_targets_stand_beside_each_other():
+    steps = (0, 20, 50)
+    arms = {"random": [9, 8, 4], "multitask": [9, 6, 1], "meta": [9, 5, 4]}
+    found = summarise([r for arm, losses in arms.items() for task in "ab" for r in curve(arm, task, losses, steps)], [], 20)
+    assert (found["target"]["losses"]["a"], found["multitask_target"]["losses"]["a"]) == (4, 6)
+    means = {arm: [numbers[f"steps_to_{name}"]["mean"] for name in ("target", "multitask")] for arm, numbers in found["curves"].items()}
+    assert means == {"random": [50, 50], "multitask": [50, 20], "meta": [50, 20]}
+
+
+def test_multitask_is_reached_at_its_last_step_where_20_was_not_measured():
+    records = [r for task in "ab" for r in curve("multitask", task, [4, 1, 2, 3])]
+    found = summarise(records, [], 3)
+    assert found["multitask_target"] == {"arm": "multitask", "step": 7, "losses": {"a": 3.0, "b": 3.0}}
+    assert found["curves"]["multitask"]["steps_to_multitask"]["mean"] == 1
+
+
+def test_there_are_no_steps_to_a_multitask_that_does_not_adapt_or_is_not_there():
+    meta = [r for task in "ab" for r in curve("meta", task, [4, 3, 2, 1])]
+    for records in (meta, meta + [record("multitask", task, 0) for task in "ab"]):
+        found = summarise(records, [], 3)
+        assert found["multitask_target"] is None
+        assert found["curves"]["meta"].keys() == {"auc_loss", "auc_accuracy"}
+
+
 def test_a_constant_arm_is_paired_at_every_step():
     records = some_records()
     constant = macro_mean([r for r in records if r.arm == "icl"], "loss")
@@ -222,9 +273,10 @@ def test_a_pair_is_compared_on_the_tasks_that_both_were_measured_on():
 def test_the_shape_is_json_s():
     found = summarise(some_records(), [("meta", "multitask")], 3, "multitask")
     assert json.loads(json.dumps(found, allow_nan=False)) == found
-    assert list(found) == ["regime", "k", "summary", "pairs", "curves", "curve_pairs", "target", "sensitivity"]
+    assert list(found) == ["regime", "k", "summary", "pairs", "curves", "curve_pairs", "target", "multitask_target", "sensitivity"]
     assert (found["regime"], found["k"]) == ("instructed", 16)
-    assert set(found["curves"]["meta"]["steps_to_target"]) == {"mean", "low", "high", "censored"}
+    for name in ("steps_to_target", "steps_to_multitask"):
+        assert set(found["curves"]["meta"][name]) == {"mean", "low", "high", "censored"}
 
 
 # Headroom.

@@ -46,7 +46,7 @@ class Arm:
         seed: the training seed of the adapter that it starts from, or of its own fresh draw.
         start: where the tasks of an episode start.
         rule: the update rule.
-        rates: tensor name -> `(K,)`, what a candidate is multiplied with; empty for an arm that does not adapt.
+        rates: tensor name -> `(K,)` or `(K, r, r)`, what a candidate is multiplied with; empty for an arm that does not adapt.
         candidates: factors to tune over on validation tasks; for an arm with one rate, that rate itself over rates of 1.
     """
 

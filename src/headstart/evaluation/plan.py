@@ -23,7 +23,7 @@ from headstart.evaluation.protocol import Protocol
 from headstart.evaluation.relatives import copies, near_relatives
 from headstart.evaluation.report.view import count
 from headstart.evaluation.tuning import ValidationTasks
-from headstart.model.base import BaseSpec, load_tokenizer
+from headstart.model.base import Base, BaseSpec, load_tokenizer
 from headstart.recipe import EvaluationSection, Recipe
 from headstart.tasks.prepare import prepare_suite, spread
 from headstart.tasks.regimes import Regime
@@ -129,13 +129,14 @@ class Plan:
         require_final(wishes)
         base = replace(meta.base, source=wishes.base_source or meta.base.source, quantization=wishes.quantization or meta.base.quantization)
         arms, skipped = choose_arms(recipe.evaluation.arms, contenders, base, wishes.names_arms)
-        renderer = Renderer(load_tokenizer(base), recipe.suite.max_length, base.chat_template_kwargs)
+        longest = recipe.evaluation.max_length or recipe.suite.max_length
+        renderer = Renderer(load_tokenizer(base), longest, base.chat_template_kwargs)
         sources = (SourceSpec(wishes.suite),) if wishes.suite else recipe.suite.specs
         reading = _Reading(sources, recipe.evaluation, renderer)
         suites: dict[Regime, TaskSuite] = {regime: reading.suite(regime) for regime in dict.fromkeys(recipe.evaluation.regimes)}
         conditions, notes = _conditions(suites, recipe.evaluation, wishes.split)
         suite = suites.get("instructed") or reading.suite("instructed")
-        training, lacking = _trained_on(recipe, suite, contenders[0], renderer)
+        training, lacking = _trained_on(recipe, reading, suite, contenders[0])
         for condition in conditions:
             require_unseen((*condition.measured, *condition.validation.tasks), suite, wishes.split, contenders)
         asked = {task.name for condition in conditions for task in condition.measured}
@@ -189,6 +190,12 @@ class _Reading:
     sources: Sequence[SourceSpec]
     section: EvaluationSection
     renderer: Renderer
+
+    def up_to(self, max_length: int) -> "_Reading":
+        """The same with examples of so many tokens, where that is more."""
+        if max_length <= self.renderer.max_length:
+            return self
+        return replace(self, renderer=Renderer(self.renderer.tokenizer, max_length, self.renderer.template_kwargs))
 
     def suite(self, regime: Regime) -> TaskSuite:
         """The suite under a regime; its codes go by the evaluation's seed, so that they are the same for every arm and training seed."""
@@ -278,6 +285,17 @@ def require_final(wishes: Wishes) -> None:
         raise EvaluationError(f"--final is for {TEST}, and the split is {wishes.split!r}; leave it out, or give --split {TEST}")
 
 
+def require_positions(plan: Plan, base: Base) -> None:
+    """See that the base has positions for the longest examples that are asked for.
+
+    Raises:
+        EvaluationError: it has fewer.
+    """
+    most, longest = getattr(base.model.config.get_text_config(), "max_position_embeddings", None), plan.section.max_length
+    if longest and most and longest > most:
+        raise EvaluationError(f"evaluation.max_length is {longest}, but {base.spec.id} has positions for {most} tokens; lower it")
+
+
 def require_unseen(measured: Sequence[Task], suite: TaskSuite, split: str, contenders: Sequence[Contender]) -> None:
     """See that no adapter was trained on a measured task.
 
@@ -306,15 +324,19 @@ def require_uncopied(measured: Sequence[Task], training: Sequence[Task]) -> None
         raise EvaluationError(f"{len(found)} of the tasks were trained on under other names: {found[0]}")
 
 
-def _trained_on(recipe: Recipe, suite: TaskSuite, contender: Contender, renderer: Renderer) -> tuple[tuple[Task, ...], list[str]]:
-    """The tasks that a contender was trained on, or none and a note where they are not at hand."""
-    trained = contender.meta.record.get("suite", {})
+def _trained_on(recipe: Recipe, reading: _Reading, suite: TaskSuite, contender: Contender) -> tuple[tuple[Task, ...], list[str]]:
+    """The tasks that a contender was trained on, or none and a note where they are not at hand.
+
+    None of their examples is missing because it would be too long to be measured on.
+    """
+    trained, longer = contender.meta.record.get("suite", {}), reading.up_to(recipe.suite.max_length)
     if trained.get("name") == suite.name:
         changed = trained.get("revision") != suite.revision
         note = f"the suite has changed since training: revision {trained.get('revision')} then, {suite.revision} now"
-        return suite.split("meta_train"), [note] if changed else []
+        every = suite if longer is reading else longer.suite("instructed")
+        return every.split("meta_train"), [note] if changed else []
     try:
-        own, _ = prepare_suite(recipe.suite.specs, "instructed", renderer, 1, recipe.seed)
+        own, _ = prepare_suite(recipe.suite.specs, "instructed", longer.renderer, 1, recipe.seed)
     except HeadstartError as error:
         return (), [f"near relatives of the measured tasks were not looked for, as the suite that was trained on is not at hand: {error}"]
     return own.split("meta_train"), []

@@ -5,7 +5,8 @@ from dataclasses import asdict, dataclass, replace
 
 from torch import Tensor
 
-from headstart.algorithms.inner import moved, rate_at
+from headstart.algorithms.inner import moved
+from headstart.algorithms.rates import rate_at
 from headstart.algorithms.rules import Moments
 from headstart.algorithms.types import Tensors
 from headstart.evaluation.arms import Arm

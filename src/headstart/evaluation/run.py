@@ -18,7 +18,7 @@ from headstart.evaluation.document import results_document
 from headstart.evaluation.errors import EvaluationError
 from headstart.evaluation.kept import Kept
 from headstart.evaluation.ledger import default_ledger, record_look
-from headstart.evaluation.plan import Plan, Quantization, Wishes
+from headstart.evaluation.plan import Plan, Quantization, Wishes, require_positions
 from headstart.evaluation.report.curves import plot_evaluation
 from headstart.evaluation.report.page import report_html
 from headstart.evaluation.report.schema import Results, read_results, write_results
@@ -103,6 +103,7 @@ def evaluate(
     base = load_base(plan.base)
     for contender in contenders:
         contender.meta.require_base(base, allow_base_variant)
+    require_positions(plan, base)
     say(console, plan.headline(), *(f"without {name}: {why}" for name, why in plan.skipped.items()))
     with (
         interruptible() as interrupt,

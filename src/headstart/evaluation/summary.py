@@ -21,12 +21,16 @@ from headstart.evaluation.table import POSITIVE, SHARE, Columns, Pair, Table, Tr
 SENSITIVE = ("loss", "accuracy")
 """What is told again with some tasks left out."""
 TARGET_STEP = 50
+MULTITASK, MULTITASK_STEP = "multitask", 20
+"""The arm whose steps are to be replaced by fewer, and how many."""
 ENOUGH_TO_LEAVE_ONE_OUT = 3
 LEVEL_SLACK = 1e-9
 """By which rounded weights may miss a half."""
 
 Facts: TypeAlias = Mapping[str, Mapping[str, Any]]
 Metrics: TypeAlias = dict[str, dict[str, float]]
+Target: TypeAlias = dict[str, Any]
+"""`losses` to reach, by task, and the `arm` and `step` that they are taken from."""
 
 
 def summarise(
@@ -46,7 +50,8 @@ def summarise(
       Arms with one step have none, and pairs measured at different steps.
     - `target` is each task's loss of `target_arm`, the mean over draws and seeds, at its lowest measured step. `steps_to_target` is the
       weighted median of the first measured step at or below it; a trajectory that never gets there counts as the last step, and as
-      censored.
+      censored. `multitask_target` and `steps_to_multitask` are the same of `multitask` at step 20, or its last where that was not
+      measured.
     - `sensitivity` tells the pairs at the primary step without some tasks.
 
     Args:
@@ -65,16 +70,19 @@ def summarise(
     for arm in sorted({arm for pair in pairs for arm in pair} - set(table.arms)):
         raise ValueError(f"there are no records of arm {arm!r}; the arms are {', '.join(table.arms)}")
     everything = Sampling(table, resamples, seed, np.ones(len(table.rows), dtype=np.bool_))
-    target = find_target(table, target_arm)
+    target = find_target(table, target_arm, TARGET_STEP, lowest=True)
+    multitask_target = find_target(table, MULTITASK, MULTITASK_STEP)
+    targets = {"steps_to_target": target, "steps_to_multitask": multitask_target}
     regime, shots = table.setting
     return {
         "regime": regime,
         "k": shots,
         "summary": {arm: {str(step): everything.metrics(arm, step) for step in table.arms[arm].steps} for arm in table.arms},
         "pairs": {pair_name(pair): {str(step): everything.pair_metrics(pair, step) for step in table.shared_steps(pair)} for pair in pairs},
-        "curves": {arm: found for arm in table.arms if (found := _curve(everything, arm, target))},
+        "curves": {arm: found for arm in table.arms if (found := _curve(everything, arm, targets))},
         "curve_pairs": {pair_name(pair): found for pair in pairs if (found := _curve_pair(everything, pair))},
         "target": target,
+        "multitask_target": multitask_target,
         "sensitivity": list(_sensitivity(records, everything, pairs, primary_step, tasks or {})),
     }
 
@@ -172,32 +180,36 @@ class Sampling:
         return self._designs[key]
 
 
-def find_target(table: Table, arm: str) -> dict[str, Any] | None:
-    """The loss to reach on each task: an arm's mean over draws and seeds, at its lowest step.
+def find_target(table: Table, arm: str, step: int, *, lowest: bool = False) -> Target | None:
+    """The loss to reach on each task: an arm's mean over draws and seeds, at a step or else its last.
 
-    That is its loss at `step`, which is 50 or else its last, unless it is lower at another. None without the arm.
+    Args:
+        table: the records.
+        arm: whose loss it is.
+        step: where it is taken, if it was measured there.
+        lowest: take a task's loss at another step where it is lower there.
+
+    Returns:
+        The target; None without the arm, or where it does not adapt.
     """
     if arm not in table.arms or table.arms[arm].constant:
         return None
     own = table.arms[arm]
-    losses = own.values["loss"].mean(2)
+    step = step if step in own.steps else own.steps[-1]
+    losses_TR = (own.values["loss"] if lowest else own.at("loss", step)[None]).mean(2)
     by_task: dict[str, list[int]] = defaultdict(list)
     for index, (_, _, task, _) in enumerate(table.rows):
         by_task[task].append(index)
-    step = TARGET_STEP if TARGET_STEP in own.steps else own.steps[-1]
-    return {"arm": arm, "step": step, "losses": {task: float(losses[:, rows].mean(1).min()) for task, rows in by_task.items()}}
+    return {"arm": arm, "step": step, "losses": {task: float(losses_TR[:, rows].mean(1).min()) for task, rows in by_task.items()}}
 
 
-def _curve(sampling: Sampling, arm: str, target: Mapping[str, Any] | None) -> dict[str, Any]:
-    """What is told of an arm's curve as a whole."""
+def _curve(sampling: Sampling, arm: str, targets: Mapping[str, Target | None]) -> dict[str, Any]:
+    """What is told of an arm's curve as a whole; `targets` by the name of the steps to each."""
     trajectories = sampling.table.arms[arm]
     if len(trajectories.steps) < 2:
         return {}
-    found = {f"auc_{metric}": sampling.interval(_area(trajectories, metric)).to_json() for metric in ("loss", "accuracy")}
-    if target is None:
-        return found
-    targets = np.array([target["losses"][task] for _, _, task, _ in sampling.table.rows])
-    return {**found, "steps_to_target": _steps_to_target(sampling, trajectories, targets)}
+    areas = {f"auc_{metric}": sampling.interval(_area(trajectories, metric)).to_json() for metric in ("loss", "accuracy")}
+    return {**areas, **{name: _steps_to(sampling, trajectories, target) for name, target in targets.items() if target}}
 
 
 def _curve_pair(sampling: Sampling, pair: Pair) -> dict[str, Any]:
@@ -214,13 +226,14 @@ def _area(trajectories: Trajectories, metric: str) -> Columns:
     return Columns(area[..., None], POSITIVE if metric == "loss" else SHARE)
 
 
-def _steps_to_target(sampling: Sampling, trajectories: Trajectories, targets: FloatArray) -> dict[str, float]:
-    """The weighted median of the steps to the target, with Woodruff's (1952) interval, and the share that is censored.
+def _steps_to(sampling: Sampling, trajectories: Trajectories, target: Target) -> dict[str, float]:
+    """The weighted median of the steps to a target, with Woodruff's (1952) interval, and the share that is censored.
 
     The median is where the share of trajectories that have arrived passes a half; the interval's ends are where the ends of that
     share's interval do, so they are measured steps too.
     """
-    arrived = np.logical_or.accumulate(trajectories.values["loss"] <= targets[:, None], axis=0).astype(np.float64)
+    losses_R = np.array([target["losses"][task] for _, _, task, _ in sampling.table.rows])
+    arrived = np.logical_or.accumulate(trajectories.values["loss"] <= losses_R[:, None], axis=0).astype(np.float64)
     shares = [sampling.interval(Columns(each[..., None], SHARE)) for each in arrived]
 
     return {

@@ -32,7 +32,7 @@ def make_results(*, arms=ARMS, settings=SETTINGS, tasks=12, draws=3, seeds=(0, 1
     primary = {"regime": settings[0][0], "k": settings[0][1], "step": PRIMARY_STEP, "pair": "-".join(pair), "metric": metric}
     found = made[0]["pairs"].get(primary["pair"], {}).get(str(PRIMARY_STEP))
     return {
-        "schema_version": 2,
+        "schema_version": 3,
         "protocol": make_protocol(arms, settings, list(facts), seeds, steps, draws, primary),
         "headline": {**primary, **found[metric]} if found else None,
         "settings": made,
@@ -93,7 +93,7 @@ def make_setting(records, facts, regime, k, arms, pair):
     """One entry of `settings`."""
     records = [record for record in records if (record.regime, record.k) == (regime, k)]
     pairs = [(first, second) for first, second in (pair, ("meta_adamw", "random"), ("meta", "zero_shot")) if {first, second} <= set(arms)]
-    curves = {arm: make_curve_summary(number) for number, arm in enumerate(arms) if arm not in CONSTANT}
+    curves = {arm: make_curve_summary(number, arms) for number, arm in enumerate(arms) if arm not in CONSTANT}
     kept = {name for name, about in facts.items() if about["headroom"]}
     found = {"-".join(sides): paired(records, *sides) for sides in pairs}
     rows = [("all tasks", set(facts)), ("without tasks that have no headroom", kept)]
@@ -109,6 +109,7 @@ def make_setting(records, facts, regime, k, arms, pair):
             if set(sides) <= set(curves)
         },
         "target": {"arm": "random", "step": 50, "losses": dict.fromkeys(facts, 1.2)} if "random" in arms else None,
+        "multitask_target": {"arm": "multitask", "step": 20, "losses": dict.fromkeys(facts, 1.4)} if "multitask" in arms else None,
         "sensitivity": [
             {
                 "name": name,
@@ -165,12 +166,15 @@ def interval(values):
     return {"mean": mean, "low": mean - half, "high": mean + half}
 
 
-def make_curve_summary(number):
-    return {
+def make_curve_summary(number, arms):
+    areas = {
         "auc_loss": interval([1.8 - 0.1 * number, 1.9 - 0.1 * number]),
         "auc_accuracy": interval([0.3 + 0.05 * number, 0.35 + 0.05 * number]),
-        "steps_to_target": {"mean": 20.0, "low": 10.0, "high": 50.0, "censored": 0.25},
     }
+    to_target = {"mean": 20.0, "low": 10.0, "high": 50.0, "censored": 0.25}
+    to_multitask = {"mean": 5.0, "low": 2.0, "high": 10.0, "censored": 0.1}
+    steps = {"random": ("steps_to_target", to_target), "multitask": ("steps_to_multitask", to_multitask)}
+    return areas | dict(own for arm, own in steps.items() if arm in arms)
 
 
 def make_protocol(arms, settings, measured_tasks, seeds, steps, draws, primary):

@@ -102,6 +102,9 @@ def test_page_holds_what_the_document_says(results, html):
         "calibration error",
         "drift",
         "trained_on_nli",
+        "loss of random at step 50, or its lowest if lower; steps to multitask: to its loss at step 20; never",
+        "steps to target never steps to multitask never",
+        "20.0 [10.0, 50.0] 25.0% 5.0 [2.0, 10.0] 10.0%",
     ]
     assert [wanted for wanted in expected if wanted not in text] == []
     for setting in results["settings"]:

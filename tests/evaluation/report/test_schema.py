@@ -9,8 +9,11 @@ from evaluation.report.synthetic import make_results
 
 from headstart.evaluation.errors import EvaluationError
 from headstart.evaluation.records import Record
+from headstart.evaluation.report.page import report_html
 from headstart.evaluation.report.schema import RecordRow, read_results, results_schema, write_results
+from headstart.evaluation.report.tables import headline, results_markdown
 from headstart.files import WriteError, write_atomically
+from headstart.shipped import shipped_adapters
 
 SCHEMA = Path(__file__).parents[3] / "docs" / "results.schema.json"
 
@@ -123,8 +126,11 @@ def test_many_faults_are_counted(results, tmp_path):
         ("[]", "no schema_version"),
         ("{}", "no schema_version"),
         ('{"schema_version": 1}', "of an older headstart; .*run headstart evaluate again"),
-        ('{"schema_version": 3}', "of a newer headstart; .*update headstart"),
+        ('{"schema_version": 4}', "of a newer headstart; .*update headstart"),
+        ('{"schema_version": 3}', "protocol: Field required"),
         ('{"schema_version": 2}', "protocol: Field required"),
+        ('{"schema_version": 2, "settings": 1}', "settings: "),
+        ('{"schema_version": 2, "settings": ["none"]}', "settings.0: "),
     ],
 )
 def test_other_files_are_refused(tmp_path, text, message):
@@ -133,6 +139,41 @@ def test_other_files_are_refused(tmp_path, text, message):
     with pytest.raises(EvaluationError, match=message) as raised:
         read_results(path)
     assert str(raised.value).startswith(f"{path}: ")
+
+
+def of_version_2(results):
+    """The document as version 2 had it."""
+    found = copy.deepcopy(results)
+    found["schema_version"] = 2
+    for setting in found["settings"]:
+        del setting["multitask_target"]
+        for numbers in setting["curves"].values():
+            numbers.pop("steps_to_multitask", None)
+    return found
+
+
+def test_version_2_is_read_without_steps_to_multitask(results, tmp_path):
+    older = of_version_2(results)
+    (tmp_path / "results.json").write_text(json.dumps(older))
+    read = read_results(tmp_path / "results.json")
+    assert read["schema_version"] == 3
+    assert [setting["multitask_target"] for setting in read["settings"]] == [None] * len(results["settings"])
+    assert of_version_2(read) == older
+
+
+def test_version_2_is_not_written(results, tmp_path):
+    for older in (of_version_2(results), {**results, "schema_version": 2}):
+        with pytest.raises(EvaluationError, match="schema_version: Input should be 3"):
+            write_results(older, tmp_path / "results.json")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", sorted(shipped_adapters()))
+def test_shipped_evaluations_are_read_and_told(name):
+    results = read_results(shipped_adapters()[name] / "evaluation" / "results.json")
+    assert headline(results)
+    assert '<section id="aims">' in report_html(results)
+    assert "### Aims" in results_markdown(results)
 
 
 def test_a_file_with_nan_is_refused(results, tmp_path):
@@ -159,7 +200,7 @@ def test_failed_write_leaves_the_old_file_and_nothing_else(results, tmp_path, mo
 
 
 def test_the_schema_in_the_documentation_is_the_models():
-    assert SCHEMA.read_text() == schema_text(), "PYTHONPATH=tests python tests/evaluation/test_schema.py writes it anew"
+    assert SCHEMA.read_text() == schema_text(), "PYTHONPATH=tests python tests/evaluation/report/test_schema.py writes it anew"
 
 
 def test_the_schema_forbids_what_the_document_does_not_have():

@@ -147,9 +147,10 @@ def tables(markdown):
 def test_markdown_shows_every_number_of_every_setting(results):
     markdown = results_markdown(results)
     assert markdown.startswith(f"**{headline(results)}**\n")
-    found = tables(markdown)
+    aims, *found = tables(markdown)
+    assert aims[0][:3] == ["aim", "of", "wanted"]
     assert len(found) == 2 * 4
-    assert all(len({len(row) for row in table}) == 1 for table in found)
+    assert all(len({len(row) for row in table}) == 1 for table in (aims, *found))
     for number, setting in enumerate(results["settings"]):
         main, others, whole, sensitivity = found[4 * number : 4 * number + 4]
         assert main[0] == ["metric", "arm", *(f"step {step}" for step in STEPS)]
@@ -165,7 +166,9 @@ def test_markdown_shows_every_number_of_every_setting(results):
         assert rows["accuracy difference", "meta_adamw-multitask"][4] == f"{points[0]} [{points[1]}, {points[2]}]"
         assert {row[0] for row in others[2:]} >= {"invalid output", "calibration error", "gain from adapting", "drift"}
         assert next(row for row in others if row[:2] == ["gain from adapting", "meta"])[2] == "-"
-        assert next(row for row in whole if row[0] == "random")[3] == "20.0 [10.0, 50.0], 25% never"
+        assert whole[0][3:] == ["steps to target", "steps to multitask"]
+        assert next(row for row in whole if row[0] == "random")[3:] == ["20.0 [10.0, 50.0], 25% never", "5.0 [2.0, 10.0], 10% never"]
+        assert next(row for row in whole if row[0] == "meta_adamw-random")[3:] == ["-", "-"]
         assert sensitivity[0][0] == "meta_adamw-multitask at step 10"
         left = setting["sensitivity"][1]["pairs"]["meta_adamw-multitask"]["loss"]
         assert sensitivity[3][:2] == ["without tasks that have no headroom (task_11)", "11"]

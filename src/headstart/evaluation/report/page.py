@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 from jinja2 import Environment, StrictUndefined
 
+from headstart.evaluation.report.aims import KEY, assess
 from headstart.evaluation.report.breakdown import by_cluster, by_task, step_of
 from headstart.evaluation.report.charts import FOREST_WIDTH, HEIGHT, LEFT, RIGHT, WIDTH, Forest, curve_panel, forest
 from headstart.evaluation.report.schema import Interval, MetricName, Metrics, Results, Setting, StepsToTarget
@@ -20,6 +21,8 @@ from headstart.evaluation.report.view import (
     MAIN,
     METRICS,
     OTHERS,
+    REGIMES,
+    TARGETS,
     Series,
     all_steps,
     at,
@@ -50,6 +53,7 @@ def report_html(results: Results) -> str:
         policy=_policy(style, script),
         forests=_headline_forests(results),
         pair=_pair_title(results["protocol"]["primary"]["pair"], list(_looks(results))),
+        aims=_aims(results),
         sections=[_section(results, setting, _looks(results)) for setting in results["settings"]],
         recipe=yaml.safe_dump(results["protocol"]["recipe"], sort_keys=False, allow_unicode=True),
     )
@@ -95,6 +99,16 @@ def _headline_forests(results: Results) -> list[Forest]:
     return drawn
 
 
+def _aims(results: Results) -> dict[str, Any]:
+    """All that the template shows of the aims."""
+    assessed = assess(results)
+    return {
+        "rows": [(each, _pair_title(each.aim.of, list(_looks(results))) if each.aim.paired else each.aim.of) for each in assessed],
+        "regimes": [REGIMES[regime] for regime in assessed[0].findings] if assessed else [],
+        "key": KEY,
+    }
+
+
 def _section(results: Results, setting: Setting, looks: Mapping[str, int]) -> dict[str, Any]:
     """All that the template shows of a setting."""
     arms = list(setting["summary"])
@@ -115,6 +129,7 @@ def _section(results: Results, setting: Setting, looks: Mapping[str, int]) -> di
         "curves": [(name, True, numbers) for name, numbers in setting["curves"].items()],
         "curve_pairs": [(_pair_title(pair, arms), False, numbers) for pair, numbers in setting["curve_pairs"].items()],
         "curve_metrics": CURVE_METRICS,
+        "targets": TARGETS,
         "sensitivity": _sensitivity_forests(setting, primary, arms),
         "arms": arms,
         "step": step,

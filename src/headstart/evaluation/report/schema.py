@@ -13,7 +13,9 @@ from headstart.evaluation.errors import EvaluationError
 from headstart.evaluation.records import BINS
 from headstart.files import write_atomically
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
+OLDEST_READ = 2
+"""Version 3 added `multitask_target` and `steps_to_multitask`, without which a document says all that it said."""
 MOST_FAULTS = 3
 """Of a document that are told."""
 ROUNDING = 1e-9
@@ -63,7 +65,7 @@ AnInterval = Annotated[Interval, AfterValidator(_in_order)]
 
 @_closed
 class StepsToTarget(TypedDict):
-    """The weighted median of the steps to the target loss, and the share of trajectories that never reach it."""
+    """The weighted median of the steps to a target loss, and the share of trajectories that never reach it."""
 
     mean: float
     low: float
@@ -83,6 +85,7 @@ class CurveSummary(TypedDict):
     auc_loss: NotRequired[AnInterval]
     auc_accuracy: NotRequired[AnInterval]
     steps_to_target: NotRequired[StepsToTarget]
+    steps_to_multitask: NotRequired[StepsToTarget]
 
 
 @_closed
@@ -106,7 +109,10 @@ class Sensitivity(TypedDict):
 
 @_closed
 class Setting(TypedDict):
-    """All that was found under one regime with one number of shots; a pair `first-second` is first minus second."""
+    """All that was found under one regime with one number of shots; a pair `first-second` is first minus second.
+
+    `target` is what `steps_to_target` lead to, `multitask_target` what `steps_to_multitask` do; null without the arm.
+    """
 
     regime: RegimeName
     k: Count
@@ -115,6 +121,7 @@ class Setting(TypedDict):
     curves: dict[str, CurveSummary]
     curve_pairs: dict[str, CurveSummary]
     target: Target | None
+    multitask_target: Target | None
     sensitivity: list[Sensitivity]
 
 
@@ -287,7 +294,7 @@ class ProtocolFacts(TypedDict):
 class Results(TypedDict):
     """A results document; its top level repeats the primary setting's `summary` and `pairs`."""
 
-    schema_version: Literal[2]
+    schema_version: Literal[3]
     protocol: ProtocolFacts
     headline: Headline | None
     settings: Annotated[list[Setting], Field(min_length=1)]
@@ -308,12 +315,12 @@ def results_schema() -> dict[str, Any]:
 
 
 def read_results(path: str | Path) -> Results:
-    """Read a results document.
+    """Read a results document; one of schema version 2 is read as one of version 3 without `multitask_target`.
 
     Raises:
-        EvaluationError: it is none, or one of another schema version; the message says where in it and what is wrong.
+        EvaluationError: it is none, or one of an older or newer schema version; the message says where in it and what is wrong.
     """
-    return _checked(Path(path).read_bytes(), str(path))
+    return _checked(_lifted(_parsed(Path(path).read_bytes(), str(path))), str(path))
 
 
 def write_results(results: Mapping[str, Any], path: str | Path) -> Results:
@@ -327,7 +334,7 @@ def write_results(results: Mapping[str, Any], path: str | Path) -> Results:
         WriteError: the file cannot be written.
     """
     text = _text(results)
-    checked = _checked(text, str(path))
+    checked = _checked(_parsed(text, str(path)), str(path))
     write_atomically(Path(path), text)
     return checked
 
@@ -338,12 +345,26 @@ def _text(results: Mapping[str, Any]) -> bytes:
     return f'{head.removesuffix("}").rstrip()},\n "records": [\n{records}\n ]\n}}\n'.encode()
 
 
-def _checked(text: bytes, where: str) -> Results:
+def _parsed(text: bytes, where: str) -> dict[str, Any]:
+    """JSON of a version that is read, not yet checked any further."""
     try:
         content = from_json(text)
     except ValueError as error:
         raise EvaluationError(f"{where}: not JSON: {error}") from None
     _require_version(content, where)
+    return dict(content)
+
+
+def _lifted(content: dict[str, Any]) -> dict[str, Any]:
+    """A document of an older version as one of the present; what else is wrong with it is left for the check to tell."""
+    settings = content.get("settings")
+    if content["schema_version"] == SCHEMA_VERSION or not isinstance(settings, list):
+        return {**content, "schema_version": SCHEMA_VERSION}
+    lifted = [{**setting, "multitask_target": None} if isinstance(setting, dict) else setting for setting in settings]
+    return {**content, "schema_version": SCHEMA_VERSION, "settings": lifted}
+
+
+def _checked(content: dict[str, Any], where: str) -> Results:
     try:
         return RESULTS.validate_python(content)
     except ValidationError as error:
@@ -356,12 +377,11 @@ def _require_version(content: Any, where: str) -> None:
     version = content.get("schema_version") if isinstance(content, dict) else None
     if not isinstance(version, int):
         raise EvaluationError(f"{where}: no results document: it has no schema_version")
-    if version < SCHEMA_VERSION:
-        raise EvaluationError(
-            f"{where}: schema version {version}, of an older headstart; this one reads {SCHEMA_VERSION}: run headstart evaluate again"
-        )
+    reads = f"this one reads {OLDEST_READ} to {SCHEMA_VERSION}"
+    if version < OLDEST_READ:
+        raise EvaluationError(f"{where}: schema version {version}, of an older headstart; {reads}: run headstart evaluate again")
     if version > SCHEMA_VERSION:
-        raise EvaluationError(f"{where}: schema version {version}, of a newer headstart; this one reads {SCHEMA_VERSION}: update headstart")
+        raise EvaluationError(f"{where}: schema version {version}, of a newer headstart; {reads}: update headstart")
 
 
 def _fault(item: ErrorDetails) -> str:

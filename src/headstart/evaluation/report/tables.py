@@ -7,13 +7,16 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from headstart.evaluation.report.schema import Headline, MetricName, Metrics, Results, Sensitivity, Setting
+from headstart.evaluation.report.aims import KEY, Assessed, assess
+from headstart.evaluation.report.schema import CurveSummary, Headline, MetricName, Metrics, Results, Sensitivity, Setting
 from headstart.evaluation.report.view import (
     CURVE_METRICS,
     MAIN,
     METRICS,
     OTHERS,
     REGIMES,
+    TARGETS,
+    CurveMetric,
     Series,
     all_steps,
     at,
@@ -74,8 +77,13 @@ def _no_headline(results: Results) -> str:
 
 
 def results_markdown(results: Results, *, every: bool = True) -> str:
-    """The document in GitHub's Markdown: the headline, tables for every setting or the primary one alone, notes and looks."""
+    """The document in GitHub's Markdown: the headline, aims and tables for every setting or the primary one alone, notes and looks.
+
+    Aims are the project's, of all settings of the primary K; the primary one alone is told without them.
+    """
     lines = [f"**{_plain(headline(results))}**", "", _key(results)]
+    if every:
+        lines += _aims_markdown(results)
     for setting in results["settings"] if every else [primary_setting(results)]:
         lines += _setting_markdown(results, setting)
     if results["notes"]:
@@ -89,6 +97,21 @@ def _key(results: Results) -> str:
     lacking = sorted(name for name, facts in results["tasks"].items() if not facts["headroom"])
     headroom = f" No headroom, as no arm beats the commonest answer: {_plain(', '.join(lacking))}." if lacking else ""
     return f"Mean [95% interval]; a difference is first minus second, of shares in points.{headroom}"
+
+
+def _aims_markdown(results: Results) -> Iterator[str]:
+    assessed, primary = assess(results), results["protocol"]["primary"]
+    if assessed:
+        yield from ("", "### Aims", "", f"At step {primary['step']}, K = {primary['k']}. {KEY}", "")
+        head = ["aim", "of", "wanted", *(REGIMES[regime] for regime in assessed[0].findings)]
+        yield from _markdown_table(head, 3, [_aim_row(each) for each in assessed])
+
+
+def _aim_row(assessed: Assessed) -> list[str]:
+    metric, signed = METRICS[assessed.aim.metric], assessed.aim.paired
+    found = assessed.findings.values()
+    cells = [f"{metric.interval(each.interval, signed)}: {each.standing}" if each else "-" for each in found]
+    return [assessed.title, assessed.aim.of, assessed.wanted, *cells]
 
 
 def _setting_markdown(results: Results, setting: Setting) -> Iterator[str]:
@@ -143,10 +166,15 @@ def _cells(each: Series, metric: MetricName, steps: Sequence[int], signed: bool,
 def _curve_rows(setting: Setting) -> Iterator[list[str]]:
     for curves, signed in ((setting["curves"], False), (setting["curve_pairs"], True)):
         for name, numbers in curves.items():
-            cells = [METRICS[metric].interval(numbers[metric], signed) if metric in numbers else "-" for metric in CURVE_METRICS]
-            if "steps_to_target" in numbers and (censored := numbers["steps_to_target"]["censored"]) >= 0.005:
-                cells[-1] += f", {censored:.0%} never"
-            yield [name, *cells]
+            yield [name, *(_curve_cell(numbers, metric, signed) for metric in CURVE_METRICS)]
+
+
+def _curve_cell(numbers: CurveSummary, metric: CurveMetric, signed: bool) -> str:
+    """`mean [low, high]`, with the share that never gets there, or a dash where it was not measured."""
+    if metric not in numbers:
+        return "-"
+    censored = numbers[metric]["censored"] if metric in TARGETS else 0.0
+    return METRICS[metric].interval(numbers[metric], signed) + (f", {censored:.0%} never" if censored >= 0.005 else "")
 
 
 def _sensitivity_rows(setting: Setting, pair: str) -> Iterator[list[str]]:

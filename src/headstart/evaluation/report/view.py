@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from headstart.evaluation.report.schema import Interval, MetricName, Metrics, Results, Setting, StepsToTarget
+from headstart.evaluation.report.schema import Interval, MetricName, Metrics, RegimeName, Results, Setting, StepsToTarget
 
 
 @dataclass(frozen=True)
@@ -58,12 +58,16 @@ METRICS = {
     "auc_loss": Metric("area under the loss", 3, better=-1),
     "auc_accuracy": Metric("area under the accuracy", 1, percent=True, better=1),
     "steps_to_target": Metric("steps to target", 1, better=-1),
+    "steps_to_multitask": Metric("steps to multitask", 1, better=-1),
 }
 MAIN: tuple[MetricName, ...] = ("loss", "accuracy")
 OTHERS: tuple[MetricName, ...] = ("invalid", "ece", "gain", "improved", "drift")
-CurveMetric = Literal["auc_loss", "auc_accuracy", "steps_to_target"]
-CURVE_METRICS: tuple[CurveMetric, ...] = ("auc_loss", "auc_accuracy", "steps_to_target")
-REGIMES = {"instructed": "instructed", "house_rules": "house rules"}
+StepsTo = Literal["steps_to_target", "steps_to_multitask"]
+CurveMetric = Literal["auc_loss", "auc_accuracy"] | StepsTo
+TARGETS: dict[StepsTo, Literal["target", "multitask_target"]] = {"steps_to_target": "target", "steps_to_multitask": "multitask_target"}
+"""What the steps lead to."""
+CURVE_METRICS: tuple[CurveMetric, ...] = ("auc_loss", "auc_accuracy", *TARGETS)
+REGIMES: dict[RegimeName, str] = {"instructed": "instructed", "house_rules": "house rules"}
 
 
 @dataclass(frozen=True)
@@ -116,6 +120,11 @@ def primary_setting(results: Results) -> Setting:
     primary = results["protocol"]["primary"]
     wanted = (setting for setting in results["settings"] if (setting["regime"], setting["k"]) == (primary["regime"], primary["k"]))
     return next(wanted, results["settings"][0])
+
+
+def primary_settings(results: Results) -> list[Setting]:
+    """The settings of the primary K, one a regime."""
+    return [setting for setting in results["settings"] if setting["k"] == results["protocol"]["primary"]["k"]]
 
 
 def setting_title(setting: Setting) -> str:
