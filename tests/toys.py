@@ -40,6 +40,12 @@ def constant_rates(theta, steps, rate, names=None):
     return {name: rate * (1 + 0.1 * number) * spread for number, name in enumerate(names or theta)}
 
 
+def mixing(rates, rank=2, seed=7):
+    """The same rates, each tensor's times a matrix of its own that is far from the identity."""
+    draw = normal(seed)
+    return {name: rate[:, None, None] * (torch.eye(rank, dtype=torch.float64) + 0.5 * draw(rank, rank)) for name, rate in rates.items()}
+
+
 def distance(found, wanted):
     """The norm of the difference over all tensors, as a share of the norm of what is wanted."""
     assert found.keys() == wanted.keys()

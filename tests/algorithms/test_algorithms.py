@@ -1,5 +1,7 @@
 """One contract for every algorithm, on quadratic tasks whose derivatives are known."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -203,3 +205,37 @@ def test_a_tensor_without_a_rate_does_not_adapt(algorithm, rule):
     assert found.log_rates.keys() <= {"b"}
     wanted = torch.zeros_like(theta["a"]) if algorithm == "reptile" else gradients(quadratic, steps[-1].phi, rows[0])[1]["a"].mean(0)
     torch.testing.assert_close(found.theta["a"], wanted)
+
+
+def test_support_losses_alone_are_reptile_in_first_order():
+    """With plain SGD, theta - phi_K is the sum of the rates times the gradients on the way (arXiv 1803.02999, equation 2)."""
+    theta, rows = draw(5)
+    loop = inner(Sgd(None), rate=0.1)
+    wanted = ALGORITHMS["reptile"](quadratic, theta, batch_of(rows), loop).theta
+    path = replace(loop, query_weights=(0.0,) * (STEPS + 1), support_weights=(0.1,) * STEPS)
+    found = ALGORITHMS["fomaml"](quadratic, theta, batch_of(rows), path).theta
+    for name in theta:
+        torch.testing.assert_close(found[name], wanted[name])
+
+
+@pytest.mark.parametrize("names", [("a", "b"), ("b",)], ids=["all adapt", "one adapts"])
+def test_the_first_support_loss_is_multitask_on_the_support(names):
+    theta, rows = draw(6)
+    loop = inner(Adam(), rate=0.1)
+    first = replace(
+        loop,
+        rates={name: loop.rates[name] for name in names},
+        query_weights=(0.0,) * (STEPS + 1),
+        support_weights=(1.0, *(0.0,) * (STEPS - 1)),
+    )
+    found = ALGORITHMS["fomaml"](quadratic, theta, batch_of(rows), first).theta
+    wanted = ALGORITHMS["multitask"](quadratic, theta, Batch([], rows[1], TASKS), loop).theta
+    for name in theta:
+        torch.testing.assert_close(found[name], wanted[name])
+
+
+def test_weights_are_refused_unless_there_is_one_for_each():
+    theta, rows = draw(7)
+    for weights in ({"query_weights": (1.0,)}, {"support_weights": (1.0,) * (STEPS + 1)}):
+        with pytest.raises(ValueError, match="weights for 2 inner steps"):
+            ALGORITHMS["fomaml"](quadratic, theta, batch_of(rows), replace(inner(Sgd(None)), **weights))

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from toys import NAMES, TASKS, constant_rates, distance, episode, network
+from toys import NAMES, TASKS, constant_rates, distance, episode, mixing, network
 
 from headstart.algorithms.adjoint import adjoint
 from headstart.algorithms.fomaml import fomaml
@@ -12,6 +12,7 @@ from headstart.algorithms.hvp import double_backward, finite_difference, forward
 from headstart.algorithms.inner import expand, walk
 from headstart.algorithms.maml import maml
 from headstart.algorithms.multitask import multitask
+from headstart.algorithms.rates import as_matrices, joined, parted
 from headstart.algorithms.rules import FRESH_EPS_ROOT, Adam, RoughRuleError, Sgd
 from headstart.algorithms.types import Batch, InnerLoop
 from headstart.algorithms.unrolled import unrolled
@@ -39,9 +40,10 @@ def case(batches=1, seed=0):
 def weighted_loss(theta, batch, inner):
     """What is minimised, by nothing but the inner loop."""
     start = expand(theta, batch.tasks)
-    steps = walk(LOSSES, start, batch.support, inner.rule, inner.rates, inner.steps)
+    steps = list(walk(LOSSES, start, batch.support, inner.rule, inner.rates, inner.steps))
     values = [LOSSES(phi, batch.query).mean() for phi in (start, *(step.phi for step in steps))]
-    return float(sum(weight * value for weight, value in zip(inner.weights, values, strict=True)))
+    own = [step.losses.mean() for step in steps]
+    return float(sum(weight * value for weight, value in zip((*inner.weights, *inner.path_weights), (*values, *own), strict=True)))
 
 
 def slopes(function, tensors, h):
@@ -77,6 +79,79 @@ def test_gradients_in_theta_and_rates_are_finite_differences(rule, names):
     assert_exact(theta, batch, loop(rule, theta, names=names), 3e-4, 1e-8)
 
 
+def preconditioned(inner):
+    return replace(inner, rates=mixing(inner.rates))
+
+
+@pytest.mark.parametrize("names", [None, ("one.lora_B", "two.lora_A")], ids=["all", "some"])
+@pytest.mark.parametrize("steps", [3, 5], ids=["a rate a step", "past the last rate"])
+def test_gradients_in_rates_and_what_mixes_their_ranks_are_finite_differences(rule, names, steps):
+    """In theta, in the logarithms of each step's number, and in the one matrix that multiplies all of them."""
+    theta, batch = case()
+    inner = replace(preconditioned(loop(rule, theta, names=names)), steps=steps)
+    parts = {name: parted(rate) for name, rate in inner.rates.items()}
+    logs, matrices = ({name: part[which] for name, part in parts.items()} for which in (0, 1))
+    logs = {name: numbers.log() for name, numbers in logs.items()}
+
+    def loss(logs=logs, matrices=matrices, theta=theta):
+        return weighted_loss(theta, batch, replace(inner, rates={name: joined(logs[name].exp(), matrices[name]) for name in logs}))
+
+    found = maml(LOSSES, theta, batch, inner)
+    assert distance(found.theta, slopes(lambda moved: loss(theta=moved), theta, 1e-4)) < 1e-8
+    assert distance(found.log_rates, slopes(lambda moved: loss(logs=moved), logs, 1e-4)) < 1e-8
+    chained = {name: torch.tensordot(logs[name].exp(), gradient, 1) for name, gradient in found.matrix_rates.items()}
+    assert distance(chained, slopes(lambda moved: loss(matrices=moved), matrices, 1e-4)) < 1e-8
+
+
+@pytest.mark.parametrize("weight", [1.0, 0.3, 0.0])
+def test_adjoint_is_one_unrolled_graph_where_rates_mix_ranks(rule, weight):
+    theta, batch = case(batches=2)
+    weights = {"query_weights": (0.0, 0.2, 0.0, 0.2, 0.3), "support_weights": (0.1, 0.0, 0.2, 0.0)}
+    inner = preconditioned(loop(rule, theta, steps=4, second_order=weight, **weights))
+    found, wanted = (compute(LOSSES, theta, batch, inner) for compute in (adjoint, unrolled))
+    for part in ("theta", "log_rates", "matrix_rates"):
+        assert distance(getattr(found, part), getattr(wanted, part)) < 1e-11, part
+
+
+@pytest.mark.parametrize("weight", [1.0, 0.3, 0.0])
+def test_the_identity_mixes_nothing(rule, weight):
+    theta, batch = case(batches=2)
+    plain = loop(rule, theta, second_order=weight)
+    same = replace(plain, rates={name: as_matrices(name, rate, theta[name]) for name, rate in plain.rates.items()})
+    found, wanted = (adjoint(LOSSES, theta, batch, inner) for inner in (same, plain))
+    assert distance(found.theta, wanted.theta) < 1e-12
+    assert distance(found.log_rates, wanted.log_rates) < 1e-12
+    assert found.metrics == pytest.approx(wanted.metrics, rel=1e-12)
+    # the matrix's own gradient along itself is that of the rate
+    traces = {name: (same.rates[name] * gradient).sum((1, 2)) for name, gradient in found.matrix_rates.items()}
+    assert distance(traces, wanted.log_rates) < 1e-12
+    assert not wanted.matrix_rates
+
+
+@pytest.mark.parametrize("algorithm", [maml, fomaml])
+def test_tasks_together_are_their_mean_one_by_one_where_rates_mix_ranks(rule, algorithm):
+    theta, batch = case(batches=2)
+    inner = preconditioned(loop(rule, theta))
+    together = algorithm(LOSSES, theta, batch, inner)
+    alone = []
+    for task in range(TASKS):
+        support = [tuple(each[task : task + 1] for each in rows) for rows in batch.support]
+        alone.append(algorithm(LOSSES, theta, Batch(support, tuple(each[task : task + 1] for each in batch.query), 1), inner))
+    for part in ("theta", "log_rates", "matrix_rates"):
+        means = {name: torch.stack([getattr(one, part)[name] for one in alone]).mean(0) for name in theta}
+        assert distance(getattr(together, part), means) < 1e-12, part
+
+
+@pytest.mark.parametrize("inner_states", ["offload", "recompute"])
+@pytest.mark.parametrize("algorithm", [maml, fomaml])
+def test_inner_states_wait_to_the_same_bits_where_rates_mix_ranks(rule, algorithm, inner_states):
+    theta, batch = case(batches=3)
+    inner = preconditioned(loop((rule[0], 0.1 * rule[1]), theta, 5))
+    kept, waited = (algorithm(LOSSES, theta, batch, replace(inner, inner_states=choice)) for choice in ("keep", inner_states))
+    for part in ("theta", "log_rates", "matrix_rates"):
+        assert all(torch.equal(getattr(kept, part)[name], getattr(waited, part)[name]) for name in NAMES), part
+
+
 def test_through_a_nearly_sharp_adam_too():
     """With so little inside the root, the loss bends within 1e-5 or so, and the differences have to be smaller."""
     theta, batch = case()
@@ -86,6 +161,14 @@ def test_through_a_nearly_sharp_adam_too():
 def test_losses_on_several_steps(rule):
     theta, batch = case()
     assert_exact(theta, batch, loop(rule, theta, query_weights=(0.1, 0.0, 0.3, 0.6)), 3e-4, 1e-8)
+
+
+@pytest.mark.parametrize("names", [None, ("one.lora_B", "two.lora_A")], ids=["all", "some"])
+def test_support_losses_on_the_way(rule, names):
+    """Also in the tensors that do not adapt."""
+    theta, batch = case(batches=2)
+    weights = {"query_weights": (0.1, 0.0, 0.0, 0.4), "support_weights": (0.3, 0.0, 0.2)}
+    assert_exact(theta, batch, loop(rule, theta, names=names, **weights), 3e-4, 1e-8)
 
 
 def test_support_minibatches_gone_through_again(rule):
@@ -102,7 +185,8 @@ def test_past_the_last_rate_gradients_add_up_on_it(rule):
 @pytest.mark.parametrize("weight", [1.0, 0.3, 0.0])
 def test_adjoint_is_one_unrolled_graph(rule, kind, weight):
     theta, batch = case(batches=2)
-    inner = loop(rule, theta, steps=4, second_order=weight, query_weights=(0.0, 0.2, 0.0, 0.3, 0.5))
+    weights = {"query_weights": (0.0, 0.2, 0.0, 0.2, 0.3), "support_weights": (0.1, 0.0, 0.2, 0.0)}
+    inner = loop(rule, theta, steps=4, second_order=weight, **weights)
     found, wanted = adjoint(LOSSES, theta, batch, replace(inner, hvp=HVPS[kind])), unrolled(LOSSES, theta, batch, inner)
     close = 1e-6 if kind == "finite_difference" and weight else 1e-11
     assert distance(found.theta, wanted.theta) < close
@@ -121,7 +205,7 @@ def test_without_inner_steps_it_is_multitask_on_the_query(rule):
 
 def test_without_second_order_it_is_fomaml_to_the_bit(rule):
     theta, batch = case(batches=2)
-    for options in ({}, {"query_weights": (0.0, 0.5, 0.0, 0.5)}):
+    for options in ({}, {"query_weights": (0.0, 0.5, 0.0, 0.3), "support_weights": (0.2, 0.0, 0.0)}):
         inner = loop(rule, theta, **options)
         found = maml(LOSSES, theta, batch, replace(inner, second_order=0.0, hvp=None))
         wanted = fomaml(LOSSES, theta, batch, inner)

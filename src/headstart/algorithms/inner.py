@@ -1,13 +1,14 @@
 """The inner loop: adapting T tasks at once, each along its own gradient."""
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from headstart.algorithms.rules import Moments, Rule, per_task
+from headstart.algorithms.rates import rate_at, scaled
+from headstart.algorithms.rules import Moments, Rule
 from headstart.algorithms.types import Losses, Tensors
 
 
@@ -30,7 +31,7 @@ class Step:
 
     Args:
         losses: `(T,)` before the step.
-        gradient: tensor name -> `(T, ...)`, before the step; of the tensors that adapt.
+        gradient: tensor name -> `(T, ...)`, before the step; of the tensors that adapt, or of all where that was asked for.
         direction: tensor name -> `(T, ...)`, what the rate multiplied; of the tensors that adapt.
         after: the adapters and the rule's memory after the step.
     """
@@ -62,14 +63,9 @@ def gradients(losses: Losses, phi: Tensors, rows: Any, names: Collection[str] | 
     return values.detach(), dict(zip(leaves, found, strict=True))
 
 
-def rate_at(rate: Tensor, step: int) -> Tensor:
-    """The rate of a step, of rates `(K,)`: past the last, that goes on."""
-    return rate[min(step, len(rate) - 1)]
-
-
 def moved(phi: Tensors, direction: Tensors, rates: Tensors) -> dict[str, Tensor]:
-    """The adapters after a step in a direction; rates are `()`, or `(T,)` where every task has its own, of the tensors that adapt."""
-    return {**phi, **{name: phi[name] - per_task(rate, phi[name]) * direction[name] for name, rate in rates.items()}}
+    """The adapters after a step in a direction; rates are one step's, as `scaled` takes them, of the tensors that adapt."""
+    return {**phi, **{name: phi[name] - scaled(name, rate, direction[name]) for name, rate in rates.items()}}
 
 
 def walk(losses: Losses, phi: Tensors, support: Sequence[Any], rule: Rule, rates: Mapping[str, Tensor], steps: int) -> Iterator[Step]:
@@ -82,16 +78,27 @@ def walk(losses: Losses, phi: Tensors, support: Sequence[Any], rule: Rule, rates
     Args:
         phi: tensor name -> `(T, ...)`.
         support: batches of rows, one a step.
-        rates: tensor name -> `(K,)`, K at least 1; of the tensors that adapt.
+        rates: tensor name -> `(K,)` or `(K, r, r)`, K at least 1; of the tensors that adapt.
         steps: how many steps to take.
     """
     return go_on(losses, State(dict(phi)), support, rule, rates, range(steps))
 
 
-def go_on(losses: Losses, state: State, support: Sequence[Any], rule: Rule, rates: Tensors, steps: range) -> Iterator[Step]:
-    """As `walk`, from the state before the first of `steps`, which are numbered as in the whole loop."""
+def go_on(
+    losses: Losses,
+    state: State,
+    support: Sequence[Any],
+    rule: Rule,
+    rates: Tensors,
+    steps: range,
+    whole: Callable[[int], bool] = lambda step: False,
+) -> Iterator[Step]:
+    """As `walk`, from the state before the first of `steps`, which are numbered as in the whole loop.
+
+    `whole` says of which steps the gradient is wanted in all tensors, and not in those alone that adapt.
+    """
     for index in steps:
-        values, found = gradients(losses, state.phi, support[index % len(support)], rates)
-        direction, memory = rule.direction(found, state.memory)
+        values, found = gradients(losses, state.phi, support[index % len(support)], None if whole(index) else rates)
+        direction, memory = rule.direction({name: found[name] for name in rates}, state.memory)
         state = State(moved(state.phi, direction, {name: rate_at(rate, index) for name, rate in rates.items()}), memory)
         yield Step(values, found, direction, state)

@@ -24,7 +24,7 @@ class Record:
 
     Args:
         phi: the adapters before the step; of the tensors that adapt, and empty in the first step.
-        gradient: their gradient.
+        gradient: their gradient, or that of all tensors where the step's support loss weighs.
         memory: the rule's, before the step.
         direction: what the rate multiplied.
     """
@@ -52,8 +52,8 @@ class Record:
 class Trail:
     """One inner loop, gone there once and back once.
 
-    A way back of first order asks for directions alone, and for the adapters where a query loss weighs; the exact one asks
-    for the adapters, the gradient and the rule's memory, from which the direction follows.
+    A way back of first order asks for directions alone, for the adapters where a query loss weighs, and for the gradient where
+    a support loss does; the exact one asks for the adapters, the gradient and the rule's memory, from which the direction follows.
 
     Args:
         losses: `(phi, rows) -> (T,)`.
@@ -108,12 +108,13 @@ class Trail:
         return [tensor for record in (*corners, *self._records) for tensor in record.tensors()]
 
     def _steps(self, state: State, steps: range) -> Iterator[Step]:
-        return go_on(self.losses, state, self.support, self.inner.rule, self.inner.rates, steps)
+        rule, rates = self.inner.rule, self.inner.rates
+        return go_on(self.losses, state, self.support, rule, rates, steps, whole=lambda index: self.inner.path_weights[index] > 0)
 
     def _begin(self, step: Step) -> None:
         self.first_losses = step.losses
         if self.inner.second_order:
-            self.inner.rule.require_smooth(step.gradient)
+            self.inner.rule.require_smooth(self._adapting(step.gradient))
 
     def _take_again(self, stretch: range) -> None:
         state = self._corners[-1]
@@ -124,7 +125,8 @@ class Trail:
     def _leave(self, index: int, before: State, step: Step) -> None:
         exact = self.inner.second_order > 0
         phi = self._adapting(before.phi) if index and (exact or self.inner.weights[index]) else {}
-        record = Record(phi, step.gradient, before.memory, {}) if exact else Record(phi, {}, None, step.direction)
+        gradient = step.gradient if exact or self.inner.path_weights[index] else {}
+        record = Record(phi, gradient, before.memory, {}) if exact else Record(phi, gradient, None, step.direction)
         self._records.append(record.to("cpu") if self.inner.inner_states == "offload" else record)
 
     def _adapting(self, phi: Tensors) -> dict[str, Tensor]:

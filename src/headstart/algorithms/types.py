@@ -56,8 +56,10 @@ class InnerLoop:
     Args:
         rule: the update rule.
         steps: K, the number of steps.
-        rates: tensor name -> `(K,)`, the rate of each step; a tensor without one does not adapt.
+        rates: tensor name -> `(K,)`, the rate of each step, or `(K, r, r)`, matrices on its rank axis (`rates`); a tensor without one does
+            not adapt.
         query_weights: what the query losses at phi_0 to phi_K weigh in what is minimised, K + 1 of them; the last alone where None.
+        support_weights: what the support losses before each of the K steps weigh in it; nothing where None.
         second_order: the weight in [0, 1] of the derivative of an inner gradient in where it was taken.
         hvp: how that derivative is computed; needed where it is wanted.
         inner_states: where the inner states wait until the loop is gone back.
@@ -67,6 +69,7 @@ class InnerLoop:
     steps: int
     rates: Tensors
     query_weights: tuple[float, ...] | None = None
+    support_weights: tuple[float, ...] | None = None
     second_order: float = 1.0
     hvp: HVP | None = None
     inner_states: InnerStates = "keep"
@@ -84,6 +87,19 @@ class InnerLoop:
             raise ValueError(f"{len(self.query_weights)} query weights for {self.steps} inner steps; give {self.steps + 1}, step 0's first")
         return self.query_weights
 
+    @property
+    def path_weights(self) -> tuple[float, ...]:
+        """The support losses' weights, spelled out.
+
+        Raises:
+            ValueError: they are not K.
+        """
+        if self.support_weights is None:
+            return (0.0,) * self.steps
+        if len(self.support_weights) != self.steps:
+            raise ValueError(f"{len(self.support_weights)} support weights for {self.steps} inner steps; give one for each")
+        return self.support_weights
+
 
 @dataclass(frozen=True)
 class MetaGradient:
@@ -91,13 +107,16 @@ class MetaGradient:
 
     Args:
         theta: tensor name -> gradient, without task axis.
-        log_rates: tensor name -> `(K,)`; empty where rates are not learned.
+        log_rates: tensor name -> `(K,)`, in the logarithm of each step's rate, of a matrix's in that of a factor; empty where rates are
+            not learned.
         metrics: means over tasks, for the log.
+        matrix_rates: tensor name -> `(K, r, r)`, in the rates that are matrices themselves.
     """
 
     theta: dict[str, Tensor]
     log_rates: dict[str, Tensor] = field(default_factory=dict)
     metrics: dict[str, float] = field(default_factory=dict)
+    matrix_rates: dict[str, Tensor] = field(default_factory=dict)
 
 
 class Algorithm(Protocol):
