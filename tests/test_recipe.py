@@ -10,6 +10,7 @@ from headstart.algorithms import ALGORITHMS, rules
 from headstart.recipe import FRESH_EPS_ROOT, Recipe, RecipeError, SourceSection, load_recipe, parse_recipe
 from headstart.recipe_errors import known_algorithms
 from headstart.shipped import shipped_recipes
+from headstart.tasks.episodes import Redrawn
 from headstart.tasks.spec import SourceSpec
 
 RECIPES = sorted((Path(__file__).parents[1] / "recipes").rglob("*.yaml"))
@@ -44,6 +45,19 @@ def test_overrides_go_through_the_same_door(overrides, read):
     ("overrides", "words"),
     [
         (["suite.suport=3"], r"suite\.suport: unknown key; did you mean suite\.support\?"),
+        (["suite.codes=episode"], r"suite\.codes: no task has codes under regime: instructed; set suite\.regime to house_rules or mixed"),
+        (["suite.codes=step", "suite.regime=mixed"], r"suite\.codes: expected task or episode, got the text 'step'"),
+        (
+            ["suite.paraphrase=true", "suite.regime=house_rules"],
+            r"suite\.paraphrase: no task has an instruction under regime: house_rules; set suite\.regime to instructed or mixed",
+        ),
+        (["suite.support=[]"], r"suite\.support: expected a whole number or a list of at least one item, got the list \[\]"),
+        (["suite.support=[4, 0]"], r"suite\.support\.1: expected a number of at least 1, got 0"),
+        (
+            ["suite.sources=[{path: a, exclude: b}]"],
+            r"suite\.sources\.0\.exclude: expected a list, got the text 'b'; write it as a list: \[b\]",
+        ),
+        (["evaluation.max_length=0"], r"evaluation\.max_length: expected a number of at least 1, got 0"),
         (["phases.1.algorithm=protonet"], r"phases\.1\.algorithm: unknown algorithm 'protonet'; there are .*maml"),
         (["phases.1.algorithm=maml", "phases.1.inner.eps_root=0"], r"phases\.1\.inner\.eps_root: expected a number greater than 0, got 0"),
         (["phases.1.second_order_warmup=0.5"], r"phases\.1\.second_order_warmup: unknown key; this phase's algorithm does not have it"),
@@ -164,6 +178,26 @@ def test_a_recipe_written_out_reads_back(tmp_path):
     assert load_recipe(tmp_path / "r.yaml") == recipe
 
 
+def test_support_may_be_several_numbers():
+    one, several = (load_recipe("quickstart", [f"suite.support={each}"]).suite for each in ("8", "[16, 4, 16]"))
+    assert (one.support, one.shots, one.most_shots) == (8, (8,), 8)
+    assert (several.shots, several.most_shots) == ((4, 16), 16)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "redrawn"),
+    [
+        ([], Redrawn()),
+        (["suite.regime=mixed", "suite.codes=episode", "suite.paraphrase=true"], Redrawn(codes=True, wording=True)),
+        (["suite.regime=house_rules", "suite.codes=episode"], Redrawn(codes=True)),
+        (["suite.paraphrase=true"], Redrawn(wording=True)),
+        (["suite.codes=task"], Redrawn()),
+    ],
+)
+def test_what_training_draws_anew(overrides, redrawn):
+    assert load_recipe("quickstart", overrides).suite.redrawn == redrawn
+
+
 def test_numbers_without_a_dot_are_numbers(tmp_path):
     (tmp_path / "r.yaml").write_text("phases: [{algorithm: multitask, steps: 1}]\nouter: {learning_rate: 3e-4}\n")
     assert load_recipe(tmp_path / "r.yaml").outer.learning_rate == 3e-4
@@ -201,6 +235,19 @@ def test_a_source_says_in_a_recipe_what_readers_take_and_no_less():
         ),
         ({"algorithm": "fomaml", "steps": 1, "learn": "rates", "inner": {"learn_rates": False}}, "set inner.learn_rates to true"),
         ({"algorithm": "fomaml", "steps": 1, "learn": "rates", "inner": {"steps": 0}}, "inner.steps to 1 or more"),
+        (
+            {"algorithm": "fomaml", "steps": 1, "inner": {"learn_rates": False, "precondition": True}},
+            r"phases\.0\.inner\.precondition: only beside learned rates: set learn_rates to true and steps to 1 or more, or drop this",
+        ),
+        ({"algorithm": "maml", "steps": 1, "inner": {"steps": 0, "precondition": True}}, r"phases\.0\.inner\.precondition: only beside"),
+        (
+            {"algorithm": "reptile", "steps": 1, "inner": {"learn_rates": False, "precondition": True}},
+            r"phases\.0\.inner\.precondition: .*multitask and reptile learn neither",
+        ),
+        (
+            {"algorithm": "multitask", "steps": 1, "adaptation": {"learn_rates": False, "precondition": True}},
+            r"phases\.0\.adaptation\.precondition: .*multitask and reptile learn neither",
+        ),
         ({"algorithm": "fomaml", "steps": 1, "learn": "nothing"}, r"phases\.0\.learn: expected all or rates"),
         ({"algorithm": "reptile", "steps": 1, "learn": "rates"}, r"phases\.0\.learn: unknown key; this phase's algorithm does not have it"),
     ],

@@ -37,6 +37,24 @@ def said(**sections):
         ({"outer": {"learning_rate": float("inf")}}, "outer.learning_rate: expected a finite number, got .inf"),
         ({"outer": {"learning_rate": float("nan")}}, "outer.learning_rate: expected a finite number, got .nan"),
         ({"outer": {"weight_decay": False}}, "outer.weight_decay: expected a number, got false"),
+        ({"outer": {"proximal": -1}}, "outer.proximal: expected a number of at least 0, got -1"),
+        ({"outer": {"ema_decay": 1.0}}, "outer.ema_decay: expected a number less than 1, got 1.0"),
+        (
+            {"outer": {"lr_scheduler_type": "constant_with_warmups"}},
+            "outer.lr_scheduler_type: expected cosine, linear or constant_with_warmup, got the text 'constant_with_warmups'; "
+            "did you mean constant_with_warmup?",
+        ),
+        ({"phases": [{**FOMAML, "learning_rate": 0}]}, "phases.0.learning_rate: expected a number greater than 0, got 0"),
+        (
+            {"phases": [{**FOMAML, "learn": "rates", "learning_rate": 0.1}]},
+            "phases.0: learn: rates leaves the initialisation, whose learning_rate this is; remove it: the rates go by "
+            "outer.rates_learning_rate",
+        ),
+        (
+            {"phases": [{**FOMAML, "learning_rate": 0.1}], "outer": {"proximal": 20.0, "learning_rate": 0.01}},
+            "outer.proximal: 20 times the learning rate 0.1 is more than 1, so that a step would end past where its phase began; "
+            "lower it to 10 or less",
+        ),
         ({"run": {"control": "no"}}, "run.control: expected true or false, got the text 'no'; write false, without quotes"),
         ({"run": {"control": 1}}, "run.control: expected true or false, got 1"),
         ({"run": {"output_dir": 7}}, "run.output_dir: expected text, got 7; write it in quotes: '7'"),
@@ -87,6 +105,14 @@ def test_algorithms_are_listed_and_the_nearest_is_named():
         ({"phases": [FOMAML, {**FOMAML, "max_steps": 3}]}, "phases.1.max_steps: unknown key; here it is phases.1.steps"),
         ({"inner_lr": 1}, "inner_lr: unknown key; here it is phases.N.inner.learning_rate"),
         ({"phases": [{**FOMAML, "inner": {"stepz": 1}}]}, "phases.0.inner.stepz: unknown key; did you mean phases.0.inner.steps?"),
+        (
+            {"phases": [{**FOMAML, "inner": {"lerning_rate": 1}}]},
+            "phases.0.inner.lerning_rate: unknown key; did you mean phases.0.inner.learning_rate?",
+        ),
+        ({"phases": [{**FOMAML, "lerning_rate": 1}]}, "phases.0.lerning_rate: unknown key; did you mean phases.0.learning_rate?"),
+        ({"phases": [{**FOMAML, "inner_lr": 1}]}, "phases.0.inner_lr: unknown key; here it is phases.0.inner.learning_rate"),
+        ({"outer": {"lr_scheduler": "linear"}}, "outer.lr_scheduler: unknown key; here it is outer.lr_scheduler_type"),
+        ({"use_ema": True}, "use_ema: unknown key; here it is outer.ema_decay (a number below 1, 0 for none)"),
         (
             {"phases": [{**FOMAML, "algorithm": "multitask", "inner": {}}]},
             "phases.0.inner: unknown key; this phase's algorithm does not have it",

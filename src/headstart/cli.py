@@ -100,10 +100,11 @@ def meta_train(
     from headstart.training.errors import Stopped
     from headstart.training.run import run_recipe
 
+    command = shlex.join(["headstart", *(argument for argument in sys.argv[1:] if argument != "--resume")])
     try:
-        run_recipe(checked, _console(), resume, control_of)
+        run_recipe(checked, _console(), resume, control_of, command)
     except Stopped as stopped:
-        again = shlex.join(["headstart", *(argument for argument in sys.argv[1:] if argument != "--resume"), "--resume"])
+        again = f"{command} --resume"
         under = ", under the same launcher," if os.environ.get("WORLD_SIZE", "1") != "1" else ""
         if stopped.is_main:
             typer.echo(f"stopped after step {stopped.step}; go on{under} with: {again}", err=True)

@@ -13,8 +13,9 @@ from pydantic_core import PydanticKnownError
 from headstart.errors import HeadstartError
 from headstart.recipe_errors import explain
 from headstart.shipped import by_name, shipped_recipes
+from headstart.tasks.episodes import Redrawn
 from headstart.tasks.reading.text import why_not
-from headstart.tasks.regimes import Regime
+from headstart.tasks.regimes import Codes, Regime
 from headstart.tasks.samplers import Sampler
 from headstart.tasks.spec import SHARES, SourceKind, SourceSpec
 from headstart.yaml12 import read_yaml
@@ -79,6 +80,7 @@ class SourceSection(_Section):
     clusters: Names | None = Field(None, description="only tasks of these clusters")
     languages: Names | None = Field(None, description="only tasks of these languages")
     licences: Names | None = Field(None, description="only tasks under these licences")
+    exclude: Names | None = Field(None, description="no tasks whose names match one of these shell patterns, as `bigbench__*`")
     min_examples: NonNegativeInt = Field(0, description="only tasks with so many examples")
     max_examples: PositiveInt | None = Field(None, description="of larger tasks so many examples, drawn once")
     columns: dict[str, str] = Field({}, description="files, dataset: role -> column; as noticed where empty")
@@ -117,7 +119,15 @@ class SuiteSection(_Section):
         0.5, description="of the sampler `size`: a task's weight is its number of examples to this power"
     )
     regime: Regime = Field("instructed", description="`instructed`, `house_rules` (no instruction, labels as codes) or `mixed`")
-    support: PositiveInt = Field(16, description="examples a task is adapted on")
+    codes: Codes = Field(
+        "task", description="house rules' codes stay the same for each `task`, or training draws fresh ones for every `episode`"
+    )
+    paraphrase: bool = Field(
+        False, description="training draws one of the instruction and the task's other wordings of it at each step; evaluation never does"
+    )
+    support: PositiveInt | Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = Field(
+        16, description="examples a task is adapted on, or several numbers of them, of which each step draws one"
+    )
     query: PositiveInt = Field(16, description="examples a task is judged on")
     tasks_per_step: PositiveInt = 4
     task_micro_batch: PositiveInt | Literal["auto"] = Field("auto", description="tasks computed together")
@@ -130,6 +140,20 @@ class SuiteSection(_Section):
         "auto", description="`auto` packs a task's examples into rows where the base allows"
     )
 
+    @field_validator("codes")
+    @classmethod
+    def _codes_to_redraw(cls, codes: Codes, info: ValidationInfo) -> Codes:
+        if codes == "episode" and info.data.get("regime") == "instructed":
+            raise ValueError("no task has codes under regime: instructed; set suite.regime to house_rules or mixed, or drop this")
+        return codes
+
+    @field_validator("paraphrase")
+    @classmethod
+    def _instructions_to_reword(cls, paraphrase: bool, info: ValidationInfo) -> bool:
+        if paraphrase and info.data.get("regime") == "house_rules":
+            raise ValueError("no task has an instruction under regime: house_rules; set suite.regime to instructed or mixed, or drop this")
+        return paraphrase
+
     @model_validator(mode="after")
     def _one_way_to_say_it(self) -> "SuiteSection":
         if self.sources is not None and "source" in self.model_fields_set and self.source != "builtin":
@@ -141,19 +165,59 @@ class SuiteSection(_Section):
         """The sources for the readers."""
         return (SourceSpec(self.source),) if self.sources is None else tuple(section.spec for section in self.sources)
 
+    @property
+    def shots(self) -> tuple[int, ...]:
+        """All numbers of support examples, ascending."""
+        return (self.support,) if isinstance(self.support, int) else tuple(sorted(set(self.support)))
+
+    @property
+    def most_shots(self) -> int:
+        """The most support examples that a step takes of a task."""
+        return self.shots[-1]
+
+    @property
+    def redrawn(self) -> Redrawn:
+        """What training draws anew at each step, beside tasks and examples."""
+        return Redrawn(codes=self.codes == "episode", wording=self.paraphrase)
+
 
 class InnerSection(_Section):
     """How a task is adapted to in the inner loop."""
 
     rule: Literal["sgd", "adam"] = "adam"
     steps: NonNegativeInt = 3
+    min_steps: PositiveInt | None = Field(
+        None, description="every outer step takes between so many and `steps` inner steps, drawn anew; always `steps` where empty"
+    )
     learning_rate: PositiveFloat = 1e-3
     learn_rates: bool = Field(True, description="learn a rate for every tensor and step, from `learning_rate` on")
+    precondition: bool = Field(
+        False, description="also learn an r x r matrix for every tensor, which mixes the ranks of its inner steps' directions; 1 at first"
+    )
     max_norm: PositiveFloat | None = Field(1.0, description="sgd: the largest norm of a task's gradient")
     eps_root: NonNegativeFloat = Field(0.0, description="adam: added to the second moment inside its root, which makes the rule smooth")
     target_modules: str | Annotated[tuple[str, ...], Field(min_length=1)] | None = Field(
         None, description="the adapter's sites that adapt in the inner loop (ANIL), as in adapter.target_modules; all where empty"
     )
+    tensors: Literal["both", "lora_A", "lora_B"] = Field(
+        "both", description="which of a site's two matrices adapts in the inner loop; with `lora_B`, every task shares one learned A"
+    )
+
+    @field_validator("precondition")
+    @classmethod
+    def _learned_beside_rates(cls, precondition: bool, info: ValidationInfo) -> bool:
+        if precondition and not (info.data.get("learn_rates", True) and info.data.get("steps", True)):
+            raise ValueError(
+                "only beside learned rates: set learn_rates to true and steps to 1 or more, or drop this "
+                "(multitask and reptile learn neither)"
+            )
+        return precondition
+
+    @model_validator(mode="after")
+    def _fewest_within_most(self) -> "InnerSection":
+        if self.min_steps is not None and self.min_steps > self.steps:
+            raise ValueError(f"min_steps {self.min_steps} is more than steps {self.steps}; lower it, or leave it out")
+        return self
 
 
 FRESH_EPS_ROOT = 1e-4
@@ -172,12 +236,13 @@ NO_INNER_LOOP = InnerSection(steps=0, learn_rates=False)
 
 
 class _Phase(_Section):
-    """How long a phase is."""
+    """How long a phase is, and how fast it goes."""
 
     flops: Operations | None = Field(
         None, description="counted operations, over all ranks, after which it ends; what it spends past them comes off the next such phase"
     )
     steps: PositiveInt | None = Field(None, validate_default=True, description="outer steps after which it ends; either these or `flops`")
+    learning_rate: PositiveFloat | None = Field(None, description="outer learning rate of this phase; outer.learning_rate where empty")
 
     @field_validator("steps")
     @classmethod
@@ -249,6 +314,28 @@ class _MetaPhase(_Phase):
         0.0,
         description="share of the phase over which the query losses' weights move from equal after every inner step to the last alone",
     )
+    start_share: Share = Field(
+        0.0, description="share of what is minimised that is the support loss before the first inner step, the multi-task loss"
+    )
+    path_share: Share = Field(
+        0.0, description="share of what is minimised that is the mean support loss before every inner step, as in Reptile"
+    )
+
+    @model_validator(mode="after")
+    def _shares_fit(self) -> "_MetaPhase":
+        if self.start_share + self.path_share and not self.inner.steps:
+            raise ValueError("start_share and path_share are of support losses, which a loop without inner steps has not; set them to 0")
+        if self.start_share + self.path_share > 1:
+            raise ValueError(f"start_share {self.start_share:g} and path_share {self.path_share:g} are more than the whole; lower them")
+        return self
+
+    @model_validator(mode="after")
+    def _a_rate_for_what_moves(self) -> "_MetaPhase":
+        if self.learn == "rates" and self.learning_rate is not None:
+            raise ValueError(
+                "learn: rates leaves the initialisation, whose learning_rate this is; remove it: the rates go by outer.rates_learning_rate"
+            )
+        return self
 
     @model_validator(mode="after")
     def _rates_to_learn(self) -> "_MetaPhase":
@@ -298,9 +385,25 @@ class OuterSection(_Section):
     optim: Literal["adamw"] = "adamw"
     learning_rate: PositiveFloat = 5e-4
     rates_learning_rate: PositiveFloat = Field(0.03, description="of the learned rates' logarithms")
-    warmup_steps: NonNegativeInt = Field(10, description="of each phase, before its cosine decay")
+    lr_scheduler_type: Literal["cosine", "linear", "constant_with_warmup"] = Field(
+        "cosine", description="how both learning rates fall over each phase: to 0 as a `cosine` or `linear`, or not at all"
+    )
+    warmup_steps: NonNegativeInt = Field(10, description="of each phase, over which its learning rates rise linearly")
     max_grad_norm: PositiveFloat = 1.0
     weight_decay: NonNegativeFloat = 0.0
+    proximal: NonNegativeFloat = Field(
+        0.0,
+        description="pull of the initialisation back to where its phase began, decoupled from Adam as weight decay is; values stay within "
+        "about 1 / proximal of there",
+    )
+    ema_decay: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.0,
+        description="of an exponential moving average over a phase's outer steps, which is what is looked at and kept; 0: the last step's",
+    )
+
+    def of(self, phase: Phase) -> "OuterSection":
+        """The same for a phase, which may have a learning rate of its own."""
+        return self if phase.learning_rate is None else self.model_copy(update={"learning_rate": phase.learning_rate})
 
 
 Tracker = Literal["tensorboard", "wandb", "trackio", "comet_ml", "aim", "mlflow", "clearml", "dvclive", "swanlab"]
@@ -334,6 +437,9 @@ class EvaluationSection(_Section):
         16, description="shots: examples that a task is adapted on, or several numbers of them"
     )
     query: PositiveInt = Field(24, description="examples that a task is judged on, or all of its query half where that has fewer")
+    max_length: PositiveInt | None = Field(
+        None, description="most tokens of one rendered example where it is measured; as in training where empty"
+    )
     steps: Annotated[tuple[NonNegativeInt, ...], Field(min_length=1)] = Field((0, 1, 2, 5, 10), description="adaptation steps looked at")
     horizons: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = Field(
         (5, 10, 50), description="numbers of steps that rates are tuned for; a step is read off the run that was tuned for the next of them"
@@ -447,7 +553,7 @@ def parse_recipe(content: Mapping[str, Any], where: str = "recipe") -> Recipe:
     try:
         # JSON's strict reading takes lists for tuples and text for paths, which Python's does not
         recipe = Recipe.model_validate_json(json.dumps(content, default=os.fspath), strict=True)
-        faults = rough_starts(recipe.phases) or misfits(recipe)
+        faults = rough_starts(recipe.phases) or overshoots(recipe) or misfits(recipe)
     except ValidationError as error:
         faults = explain(error, content, Recipe.model_json_schema())
     if faults:
@@ -471,6 +577,17 @@ def rough_starts(phases: Sequence[Phase]) -> list[str]:
         # Reptile without inner steps moves nothing; all else moves B
         fresh &= isinstance(phase, ReptilePhase) and not phase.inner.steps
     return faults
+
+
+def overshoots(recipe: Recipe) -> list[str]:
+    """One line where an outer step would be pulled past where its phase began."""
+    pull, rate = recipe.outer.proximal, max(recipe.outer.of(phase).learning_rate for phase in recipe.phases)
+    if pull * rate <= 1:
+        return []
+    return [
+        f"outer.proximal: {pull:g} times the learning rate {rate:g} is more than 1, so that a step would end past where its phase began; "
+        f"lower it to {1 / rate:g} or less"
+    ]
 
 
 def misfits(recipe: Recipe) -> list[str]:

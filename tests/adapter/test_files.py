@@ -155,6 +155,34 @@ def test_rates_that_do_not_fit_are_refused(tmp_path, rates, words):
         read_rates(path, ["a", "b"])
 
 
+def test_rates_that_mix_ranks_are_read_if_they_fit(tmp_path):
+    path = tmp_path / "rates.safetensors"
+    rates = {name: torch.randn(2, 3, 3) for name in ("a", "b")}
+    save_file(rates, path)
+    found = read_rates(path, rates, 3)
+    assert all(torch.equal(found[name], rate) for name, rate in rates.items()), "an entry may be of any sign"
+    for rank, shape in ((4, r"\(K, 4, 4\)"), (None, r"\(K,\)")):
+        with pytest.raises(AdapterError, match=rf"'a' has shape \(2, 3, 3\); rates are {shape}, one for each step"):
+            read_rates(path, rates, rank)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (torch.ones(2), r"'b' has shape \(2,\); rates are \(K, 3, 3\)"),
+        (torch.ones(1, 3, 3), r"has shape \(\d, 3, 3\); rates are \(K, 3, 3\), .* K the same"),
+        (torch.ones(0, 3, 3), r"'b' has shape \(0, 3, 3\)"),
+        (torch.stack([torch.eye(3), torch.zeros(3, 3)]), "'b' has a rate that is a matrix of zeros"),
+        (torch.full((2, 3, 3), float("inf")), "'b' holds NaN or infinity"),
+    ],
+)
+def test_rates_that_mix_ranks_and_do_not_fit_are_refused(tmp_path, change, words):
+    path = tmp_path / "rates.safetensors"
+    save_file({"a": torch.ones(2, 3, 3), "b": change}, path)
+    with pytest.raises(AdapterError, match=words):
+        read_rates(path, ["a", "b"], 3)
+
+
 def test_cut_off_rates_are_refused(tmp_path):
     path = tmp_path / "rates.safetensors"
     save_file({"a": torch.ones(4)}, path)

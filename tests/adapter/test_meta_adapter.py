@@ -69,6 +69,36 @@ def test_round_trip_keeps_every_bit(meta, folder):
     assert dict(loaded.record) == RECORD
 
 
+@pytest.fixture
+def mixing(meta):
+    """The adapter with rates that mix ranks."""
+    draw = torch.Generator().manual_seed(4)
+    return replace(meta, rates={name: rate[:, None, None] * torch.randn(4, 4, generator=draw) for name, rate in meta.rates.items()})
+
+
+def test_rates_that_mix_ranks_round_trip_and_stock_peft_does_not_mind(base, mixing, tmp_path):
+    mixing.save_pretrained(tmp_path / "mixing")
+    loaded = MetaAdapter.from_pretrained(tmp_path / "mixing")
+    assert all(torch.equal(loaded.rates[name], rate) for name, rate in mixing.rates.items())
+    own = own_logits(base, mixing.theta, mixing.lora)
+    torch.testing.assert_close(stock_logits(base.spec, tmp_path / "mixing"), own, rtol=1e-5, atol=1e-5)
+    assert "times a learned matrix for every tensor that mixes ranks" in (tmp_path / "mixing" / "README.md").read_text()
+
+
+@pytest.mark.parametrize(("said", "words"), [(False, r"rates are \(K,\)"), ("yes", "preconditioned: expected true or false")])
+def test_a_record_that_does_not_say_so_is_refused(mixing, tmp_path, said, words):
+    mixing.save_pretrained(tmp_path / "mixing")
+    edit_json(tmp_path / "mixing" / "headstart.json", preconditioned=said)
+    with pytest.raises(AdapterError, match=words):
+        MetaAdapter.from_pretrained(tmp_path / "mixing")
+
+
+def test_records_of_before_there_were_any_are_read(meta, folder):
+    path = folder / "headstart.json"
+    path.write_text(json.dumps({key: value for key, value in json.loads(path.read_text()).items() if key != "preconditioned"}))
+    assert MetaAdapter.from_pretrained(folder).rates.keys() == meta.rates.keys()
+
+
 def test_it_is_frozen(meta):
     with pytest.raises(FrozenInstanceError):
         meta.theta = {}
@@ -224,6 +254,16 @@ def test_card_says_what_was_recorded(folder, meta):
     assert meta.fingerprint in card
     assert "4 instruction tasks of the suite `toy`" in card
     assert "More Information Needed" not in card
+    assert "Training data" not in card
+
+
+def test_card_says_what_data_and_which_command_it_came_of(meta, tmp_path):
+    data = [{"licence": "MIT", "data_terms": "research use", "tasks": 3, "datasets": ["x", "y"]}]
+    about = {"suite": {"name": "toy", "training_tasks": 3, "data": data}, "command": "headstart meta-train toy", "commit": "aaaaaaaaaaaa"}
+    replace(meta, record={**meta.record, **about, "versions": {"headstart": "1.2"}}).save_pretrained(tmp_path / "told")
+    card = (tmp_path / "told" / "README.md").read_text()
+    assert "| MIT | research use | 3 | x, y |" in card
+    assert "\n    headstart meta-train toy\n\nwith headstart 1.2 at commit `aaaaaaaaaaaa`." in card
 
 
 def test_adapting_no_steps_is_the_initialisation(base, meta, toy_suite):

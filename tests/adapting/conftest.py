@@ -1,6 +1,7 @@
 """A meta-adapter of the tiny base, and files to adapt it to."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -29,6 +30,18 @@ def make_meta(dense_base):
 @pytest.fixture
 def meta(make_meta):
     return make_meta()
+
+
+@pytest.fixture
+def mixing():
+    """Gives a meta-adapter rates that mix ranks."""
+
+    def mix(meta):
+        draw = torch.Generator().manual_seed(5)
+        matrices = {name: torch.eye(4) + 0.3 * torch.randn(4, 4, generator=draw) for name in meta.rates}
+        return replace(meta, rates={name: rate[:, None, None] * matrices[name] for name, rate in meta.rates.items()})
+
+    return mix
 
 
 @pytest.fixture

@@ -38,9 +38,21 @@ def test_the_shipped_rule_is_the_inner_loop(meta, passes, trial, assert_same):
     assert_same(found.kept, last.phi, 1e-6)
 
 
+def test_rates_that_mix_ranks_are_the_inner_loops_too(meta, mixing, passes, trial, assert_same):
+    mixed = mixing(meta)
+    only = trial(way=shipped(mixed, passes.learner, Settings(steps=6)))
+    rows = passes.batcher.query_rows([Draw(only.task, (), only.folds[0].train)])
+    *_, last = walk(passes.learner.losses, expand(meta.theta, 1), [rows], meta.adaptation.build(), mixed.schedule(passes.learner), steps=6)
+    found = fit([only], passes)["upper"]
+    assert_same(found.kept, last.phi, 1e-6)
+    plain = fit([trial()], passes)["upper"].kept
+    assert all(not torch.allclose(found.kept[name], tensor, atol=1e-4) for name, tensor in plain.items())
+
+
+@pytest.mark.parametrize("mixes", [False, True], ids=["numbers", "matrices"])
 @pytest.mark.parametrize("rule", ["adam", "sgd"])
-def test_beyond_the_shipped_steps_it_is_adamw(make_meta, passes, trial, assert_same, rule):
-    meta = make_meta(rule)
+def test_beyond_the_shipped_steps_it_is_adamw(make_meta, mixing, passes, trial, assert_same, rule, mixes):
+    meta = mixing(make_meta(rule)) if mixes else make_meta(rule)
     settings = Settings(steps=7, learning_rate=2e-3)
     way = shipped(meta, passes.learner, settings)
     only = trial(way=way, settings=settings)
@@ -86,6 +98,17 @@ def test_trials_side_by_side_are_each_alone(meta, passes, trial, assert_same):
         assert together[one.name].losses == pytest.approx(alone.losses, rel=1e-5)
         assert together[one.name].held == pytest.approx(alone.held, rel=1e-5)
         assert_same(together[one.name].kept, alone.kept, 2e-5)
+
+
+def test_rates_that_mix_ranks_side_by_side_with_numbers(meta, mixing, passes, trial, assert_same):
+    """Of two tasks and a fresh LoRA each is as alone, though their rates are of other forms."""
+    settings = Settings(steps=5, batch_size=3, learning_rate=1e-3)
+    way = shipped(mixing(meta), passes.learner, settings)
+    several = [trial("upper", way, settings=settings), trial("twice", way, train=7, settings=settings, stop=4)]
+    several.append(trial("sorted", fresh(passes.learner, 3e-3, 0), settings=settings))
+    together = fit(several, passes)
+    for one in several:
+        assert_same(together[one.name].kept, fit([one], passes)[one.name].kept, 1e-4)
 
 
 def test_folds_of_a_trial_are_trials_of_one_fold(passes, trial, assert_same):

@@ -63,6 +63,23 @@ def test_many_files_are_each_as_if_alone(go, pattern, tmp_path, assert_same):
         assert_same(weights(tmp_path / "out" / f"t{number}"), weights(tmp_path / f"alone{number}"), 2e-5)
 
 
+def test_an_adapter_whose_rates_mix_ranks_adapts_to_many_files_as_to_each(go, meta, mixing, pattern, tmp_path, quiet, assert_same):
+    """Past its trained steps too, where AdamW goes on at one rate."""
+    mixing(meta).save_pretrained(tmp_path / "mixing")
+    settings = Settings(steps=5, learning_rate=1e-3, measure=False)
+
+    def adapt(data, output):
+        adapt_files(tmp_path / "mixing", data, output=tmp_path / output, settings=settings, console=quiet)
+
+    adapt([pattern], "out")
+    adapt([tmp_path / "tenants/t1.jsonl"], "alone")
+    go([tmp_path / "tenants/t1.jsonl"], tmp_path / "plain", settings)
+    mixed, plain = weights(tmp_path / "alone"), weights(tmp_path / "plain")
+    assert_same(weights(tmp_path / "out" / "t1"), mixed, 1e-4)
+    assert all(not torch.allclose(mixed[name], plain[name], atol=1e-4) for name in mixed)
+    assert AdaptedAdapter.from_pretrained(tmp_path / "alone").steps == 5
+
+
 def test_each_is_a_plain_peft_adapter(go, pattern, tmp_path, tiny_folder):
     go([pattern], tmp_path / "out")
     model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny_folder), tmp_path / "out" / "t1")

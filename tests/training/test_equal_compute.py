@@ -14,9 +14,9 @@ import headstart.training.run as run_module
 from headstart.adapter.meta_adapter import MetaAdapter
 from headstart.cli import app
 from headstart.errors import HeadstartError
-from headstart.recipe import RecipeError
+from headstart.recipe import RecipeError, parse_recipe
 from headstart.tasks.reading.source import of_suite
-from headstart.training.equal_compute import control_recipe, spaced
+from headstart.training.equal_compute import control_recipe, multitask_rate, spaced
 from headstart.training.errors import RunError, Stopped
 from headstart.training.run import Session, meta_train, run_recipe
 
@@ -81,6 +81,43 @@ def test_a_control_starts_fresh_and_shares_all_but_its_phases(finished):
     assert [phase.algorithm for phase in control.phases] == ["multitask"]
     # looks and the shipped rule are the run's, at its rate
     assert control.inner.model_dump() == recipe.inner.model_dump() | {"learn_rates": False}
+
+
+@pytest.mark.parametrize(
+    ("own", "rate"),
+    [((None, None, None), 0.1), ((0.2, 0.3, 0.4), 0.2), ((None, 0.3, 0.4), 0.4), ((None, 0.3, None), 0.1)],
+    ids=["none", "the first", "the first that has one", "fomaml's is not for multi-task training"],
+)
+def test_a_control_has_the_rate_of_the_runs_multitask_training(own, rate):
+    algorithms = ("multitask", "fomaml", "multitask")
+    phases = [{"algorithm": name, "steps": 1, "learning_rate": each} for name, each in zip(algorithms, own, strict=True)]
+    assert multitask_rate(parse_recipe({"phases": phases, "outer": {"learning_rate": 0.1}})) == rate
+
+
+def test_controls_of_a_run_whose_phases_have_rates_of_their_own(tiny_recipe, quiet):
+    """The rate stands where overrides reach it; a control of the run's own has it too."""
+    recipe = tiny_recipe({**WARM, "learning_rate": 0.04}, {**FOMAML, "learning_rate": 0.002}, run={"control": True})
+    meta_train(recipe, quiet)
+    folder = recipe.run.output_dir
+    for learn_rates in (False, True):
+        control, _ = control_recipe(folder, learn_rates=learn_rates)
+        assert control.outer == recipe.outer.model_copy(update={"learning_rate": 0.04})
+        assert all(phase.learning_rate is None for phase in control.phases)
+    assert control_recipe(folder, ["outer.learning_rate=0.02"])[0].outer.learning_rate == 0.02
+    # the first of the warm-up's steps
+    assert rows_of(folder / "control")[0]["learning_rate"] == pytest.approx(0.04 / 2)
+
+
+def test_controls_of_a_run_with_preconditioners(tiny_recipe, quiet):
+    """The plain one learns nothing beside its initialisation; the other all that the run did."""
+    recipe = tiny_recipe(WARM, {**FOMAML, "inner": {**FOMAML["inner"], "precondition": True}})
+    meta_train(recipe, quiet)
+    plain, _ = control_recipe(recipe.run.output_dir)
+    assert plain.inner == recipe.inner.model_copy(update={"learn_rates": False, "precondition": False})
+    with_rates, control_of = control_recipe(recipe.run.output_dir, learn_rates=True)
+    assert with_rates.phases[-1].inner == recipe.inner
+    trained = run_recipe(with_rates, quiet, control_of=control_of)
+    assert all(rate.shape == (2, 8, 8) for rate in trained.rates.values())
 
 
 def test_a_control_sees_the_tasks_that_its_run_saw(finished, quiet):

@@ -12,6 +12,7 @@ from rich.console import Console
 
 import headstart.training.run as run_module
 from headstart.adapter.meta_adapter import MetaAdapter
+from headstart.algorithms.rates import joined, parted
 from headstart.model.base import load_base
 from headstart.model.learner import Learner, LoraSpec
 from headstart.model.targets import TargetError
@@ -19,9 +20,10 @@ from headstart.recipe import load_recipe, parse_recipe
 from headstart.tasks.episodes import training_episode
 from headstart.tasks.reading.source import of_suite
 from headstart.training.errors import RunError
-from headstart.training.loop import Trainer, add
+from headstart.training.loop import Trainer, add, starting_rates
 from headstart.training.outer import OuterOptimizer
 from headstart.training.run import meta_train
+from headstart.training.state import State
 
 ALL_RECIPES = sorted((Path(__file__).parents[2] / "recipes").rglob("*.yaml"))
 # those for bases of the hub take their step in test_ready_recipes.py, on the architectures that they are for
@@ -32,9 +34,10 @@ REPTILE = {"algorithm": "reptile", "steps": 2, "inner": {"steps": 2, "learning_r
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_every_recipe_takes_one_step(path, tiny_folder, tmp_path, quiet):
-    """As it is, but for its base, its number of steps and what a step costs."""
+    """As it is, but for its base, its number of steps, what a step costs, and tasks that are not shipped."""
     recipe = load_recipe(path)
-    overrides = [f"phases.{number}.steps=1" for number in range(len(recipe.phases))]
+    overrides = [f"phases.{number}.{key}" for number in range(len(recipe.phases)) for key in ("steps=1", "flops=null")]
+    overrides += ["suite.sources=null"] if recipe.suite.sources else []
     overrides += [f"base.source={tiny_folder}", "base.id=test/tiny", "base.dtype=float32", f"run.output_dir={tmp_path / 'run'}"]
     overrides += ["suite.tasks_per_step=2", "suite.support=2", "suite.query=2", "run.eval_tasks=1", "suite.max_length=400"]
     adapter = meta_train(load_recipe(path, overrides), quiet)
@@ -148,13 +151,13 @@ def meta_gradient(recipe, learner, batcher, suite, rank=0):
     trainer = Trainer(recipe, suite, learner, batcher, Rank(rank), None, None, None, None)
     phase = recipe.phases[0]
     theta = {name: tensor + 0.02 for name, tensor in learner.fresh_adapter().items()}
-    rates = {name: tensor.new_full((phase.loop.steps,), phase.loop.learning_rate) for name, tensor in theta.items()}
+    rates = starting_rates(phase.loop, State(theta, {}))
     outer = OuterOptimizer(theta, rates if phase.loop.learn_rates else {}, recipe.outer)
     return trainer.meta_gradient(phase, outer, rates, step=3, done=0.0)
 
 
 def assert_equal(first, second):
-    for group in ("theta", "log_rates"):
+    for group in ("theta", "log_rates", "matrix_rates"):
         mine, other = getattr(first, group), getattr(second, group)
         assert mine.keys() == other.keys()
         for name in mine:
@@ -168,7 +171,7 @@ def assert_equal(first, second):
         {"algorithm": "multitask", "steps": 1},
         {**REPTILE, "inner": {**REPTILE["inner"], "rule": "sgd"}},
         {**FOMAML, "inner": {"steps": 2, "rule": "sgd"}},
-        {"algorithm": "maml", "steps": 1, "inner": {"steps": 2, "rule": "sgd", "learning_rate": 0.01}},
+        {"algorithm": "maml", "steps": 1, "inner": {"steps": 2, "rule": "sgd", "learning_rate": 0.01, "precondition": True}},
     ],
     ids=lambda phase: phase["algorithm"],
 )
@@ -257,6 +260,51 @@ def test_learned_rates_stay_with_the_rule_and_sites_that_they_were_learned_for(t
     first = MetaAdapter.from_pretrained(recipe.run.output_dir / "phases" / "0-fomaml").adaptation
     inner = recipe.phases[0].inner
     assert (first.rule, first.target_modules) == (inner.rule, inner.target_modules)
+
+
+MIXING = {**FOMAML, "inner": {**FOMAML["inner"], "precondition": True}}
+
+
+def assert_one_matrix(adapter, rank=8):
+    """Every step's rate is a number times the tensor's one matrix, which has left the identity."""
+    for rate in adapter.rates.values():
+        assert rate.shape == (2, rank, rank)
+        numbers, matrix = parted(rate)
+        torch.testing.assert_close(rate, joined(numbers, matrix))
+    matrices = torch.stack([parted(rate)[1] for rate in adapter.rates.values()])
+    mixed = (matrices - torch.diag_embed(matrices.diagonal(dim1=1, dim2=2))).abs()
+    assert 0 < float(mixed.max()) < 0.2, "a few steps at 0.03 stay near the start"
+
+
+def test_a_run_learns_what_mixes_its_directions_ranks(tiny_recipe, quiet):
+    """From rates that were learned as numbers; what is saved is what was learned, and tasks are adapted to by it in looks too."""
+    recipe = tiny_recipe(FOMAML, {**MIXING, "steps": 1})
+    adapter = meta_train(recipe, quiet)
+    assert_one_matrix(adapter)
+    folder = recipe.run.output_dir
+    before, saved = (MetaAdapter.from_pretrained(folder / name) for name in ("phases/0-fomaml", "adapter"))
+    assert all(torch.equal(saved.rates[name], rate) for name, rate in adapter.rates.items())
+    for name, rate in before.rates.items():
+        # one outer step at half its rate, as it warms up, moves numbers by exp(0.015) and entries by 0.015
+        torch.testing.assert_close(adapter.rates[name].diagonal(dim1=1, dim2=2), rate[:, None].expand(2, 8), rtol=0.04, atol=0)
+    assert "times a learned matrix for every tensor that mixes ranks" in (folder / "adapter" / "README.md").read_text()
+    assert "mixes ranks" not in (folder / "phases/0-fomaml" / "README.md").read_text()
+
+
+def test_numbers_do_not_start_from_matrices(tiny_recipe, quiet):
+    """A phase that learns no preconditioners starts its rates anew, at the recipe's."""
+    adapter = meta_train(tiny_recipe(MIXING, {**FOMAML, "steps": 1}), quiet)
+    for rate in adapter.rates.values():
+        torch.testing.assert_close(rate, torch.full((2,), 0.01), rtol=0.02, atol=0)
+
+
+def test_rates_alone_are_learned_with_their_preconditioners(tiny_recipe, quiet):
+    warm = {"algorithm": "multitask", "steps": 2}
+    recipe = tiny_recipe(warm, {**MIXING, "learn": "rates"})
+    adapter = meta_train(recipe, quiet)
+    start = MetaAdapter.from_pretrained(recipe.run.output_dir / "phases" / "0-multitask")
+    assert all(torch.equal(adapter.theta[name], tensor) for name, tensor in start.theta.items())
+    assert_one_matrix(adapter)
 
 
 def test_a_users_own_recipe_is_not_written_over(tiny_recipe, quiet):

@@ -3,14 +3,17 @@
 from typing import get_args
 
 import pytest
+import torch
 from accelerate.utils import LoggerType
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import headstart.training.run as run_module
 import headstart.training.runtime as runtime_module
+from headstart.algorithms.types import MetaGradient
 from headstart.recipe import RecipeError, Tracker, load_recipe
 from headstart.training.errors import RunError
 from headstart.training.run import meta_train
+from headstart.training.runtime import Runtime
 
 MULTITASK = {"algorithm": "multitask", "steps": 2}
 
@@ -47,3 +50,17 @@ def test_without_trackers_there_is_no_folder_for_them(tiny_recipe, quiet):
     recipe = tiny_recipe(MULTITASK, run={"report_to": []})
     meta_train(recipe, quiet)
     assert not (recipe.run.output_dir / "tensorboard").exists()
+
+
+def test_a_reduced_gradient_comes_back_part_by_part(tmp_path, monkeypatch):
+    """Two ranks of which the other's gradient is zero: all is halved, and stands where it stood."""
+    runtime = Runtime(tmp_path)
+    monkeypatch.setattr(Runtime, "ranks", 2)
+    monkeypatch.setattr(Runtime, "_reduce", lambda self, flat, kind: flat / 2)
+    parts = {"a": torch.arange(6.0).view(2, 3), "b": torch.arange(4.0)}
+    matrices = {"a": torch.arange(8.0).view(2, 2, 2)}
+    found = runtime.reduce(MetaGradient(parts, {"a": torch.ones(2)}, {"loss": 4.0}, matrices))
+    torch.testing.assert_close(found.theta, {name: part / 2 for name, part in parts.items()})
+    torch.testing.assert_close(found.log_rates, {"a": torch.full((2,), 0.5)})
+    torch.testing.assert_close(found.matrix_rates, {"a": matrices["a"] / 2})
+    assert found.metrics == {"loss": 2.0}

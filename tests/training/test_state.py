@@ -8,7 +8,7 @@ import torch
 
 from headstart.adapter.meta_adapter import MetaAdapter
 from headstart.recipe import OuterSection, parse_recipe
-from headstart.training.outer import schedule
+from headstart.training.outer import OuterOptimizer, schedule
 from headstart.training.run import meta_train
 from headstart.training.state import Leg, Progress, Spent, State, cost
 from headstart.training.validation import Validation
@@ -123,6 +123,103 @@ def test_a_leg_leaves_its_best_look(tiny_recipe, quiet, scripted, losses, best):
     (leg,) = adapter.record["phases"]
     assert (leg["best_step"], leg["steps"]) == (best, 5)
     assert leg["loss"] == min(loss for loss in losses[1:] if math.isfinite(loss))
+
+
+def test_a_look_sees_and_a_leg_leaves_averages_where_there_are_any():
+    live = State({"a": torch.tensor([1.0])}, {"a": torch.tensor([0.1])}, step=7, spent=(spent(5),))
+    average, log_rate = torch.tensor([3.0]), torch.tensor([0.2]).log()
+    leg = Leg(phases({"steps": 9})[0])
+    plain = Progress(State({}, {}, step=6), live)
+    assert plain.averaged == live
+    both = plain.after(live.theta, live.rates, {"average/theta/a": average, "average/log_rates/a": log_rate, "log_rates/a": log_rate}, 1, 1)
+    assert (both.state.theta, both.state.rates) == (live.theta, live.rates), "what the optimiser goes on from"
+    for left in (both.averaged, both.end(leg), both.looked(1.0, keep_best=True).best.state):
+        assert left.theta == {"a": torch.tensor([3.0])}
+        torch.testing.assert_close(left.rates["a"], torch.tensor([0.2]))
+        assert left.step == 8
+    kept = both.looked(1.0, keep_best=True)
+    average += 1
+    assert kept.end(leg).theta == {"a": torch.tensor([3.0])}, "a copy, as the optimiser goes on writing"
+    rates_alone = plain.after(live.theta, live.rates, {"average/log_rates/a": log_rate}, 1, 1).averaged
+    assert rates_alone.theta is live.theta
+
+
+@pytest.fixture
+def iterates(monkeypatch):
+    """Every initialisation that the outer optimiser has stepped to."""
+    seen, step = [], OuterOptimizer.step
+
+    def stepping(self, *arguments):
+        scalars = step(self, *arguments)
+        seen.append({name: tensor.clone() for name, tensor in self.theta.items()})
+        return scalars
+
+    monkeypatch.setattr(OuterOptimizer, "step", stepping)
+    return seen
+
+
+AVERAGED = {"learning_rate": 0.01, "warmup_steps": 0, "ema_decay": 0.5}
+
+
+def test_averages_are_looked_at_left_and_begun_with(tiny_recipe, quiet, scripted, iterates):
+    """Each phase averages its own iterates, the second from where the first one's average stood."""
+    seen = scripted(9, 1, 2, 3, 4)
+    recipe = tiny_recipe({"algorithm": "multitask", "steps": 2}, {**FOMAML, "steps": 2}, outer=AVERAGED, run={"eval_steps": 1})
+    adapter = meta_train(recipe, quiet)
+    first, second, third, fourth = iterates
+    for name, tensor in adapter.theta.items():
+        assert torch.equal(seen[1][0][name], first[name])
+        torch.testing.assert_close(seen[2][0][name], (first[name] + 2 * second[name]) / 3)
+        assert torch.equal(seen[3][0][name], third[name])
+        torch.testing.assert_close(seen[4][0][name], (third[name] + 2 * fourth[name]) / 3)
+        assert torch.equal(tensor, seen[4][0][name])
+        # a step of Adam is at most about the learning rate
+        assert float((third[name] - seen[2][0][name]).abs().max()) < 0.0101
+    assert any(float((third[name] - second[name]).abs().max()) > 0.0101 for name in adapter.theta), "it went on from the iterate"
+    warm = MetaAdapter.from_pretrained(recipe.run.output_dir / "phases" / "0-multitask")
+    assert all(torch.equal(tensor, seen[2][0][name]) for name, tensor in warm.theta.items())
+    assert all(torch.equal(rate, seen[4][1][name]) for name, rate in adapter.rates.items())
+
+
+def test_the_best_look_of_averages_is_an_average(tiny_recipe, quiet, scripted):
+    seen = scripted(9, 3, 1, 2)
+    adapter = meta_train(tiny_recipe({**FOMAML, "steps": 5}, outer=AVERAGED, run=BEST), quiet)
+    assert all(torch.equal(adapter.theta[name], tensor) for name, tensor in seen[2][0].items())
+    assert all(torch.equal(adapter.rates[name], rate) for name, rate in seen[2][1].items())
+    assert adapter.record["phases"][0]["best_step"] == 4
+
+
+def test_averages_and_a_pull_back_leave_a_frozen_initialisation_to_the_bit(tiny_recipe, quiet, scripted):
+    scripted(9, 1, 2, 3)
+    outer = {**AVERAGED, "proximal": 10.0}
+    recipe = tiny_recipe({"algorithm": "multitask", "steps": 2}, {**FOMAML, "steps": 3, "learn": "rates"}, outer=outer)
+    adapter = meta_train(recipe, quiet)
+    warm = MetaAdapter.from_pretrained(recipe.run.output_dir / "phases" / "0-multitask")
+    assert all(torch.equal(adapter.theta[name], tensor) for name, tensor in warm.theta.items())
+    assert all(not torch.allclose(rate, torch.full_like(rate, 0.01), rtol=1e-3) for rate in adapter.rates.values())
+
+
+def test_a_pull_back_is_to_where_its_phase_began(tiny_recipe, quiet, scripted, iterates):
+    """With all its strength, learning rate times proximal being 1, every step is one of Adam's from there."""
+    scripted(9, 1, 2, 3)
+    outer = {"learning_rate": 0.01, "warmup_steps": 0, "proximal": 100.0, "lr_scheduler_type": "constant_with_warmup"}
+    meta_train(tiny_recipe({"algorithm": "multitask", "steps": 2}, {**FOMAML, "steps": 3}, outer=outer), quiet)
+    begun = iterates[1]
+    far = [max(float((iterate[name] - begun[name]).abs().max()) for name in begun) for iterate in iterates[2:]]
+    assert all(0.001 < distance < 0.0101 for distance in far)
+
+
+def test_phases_have_rates_of_their_own(tiny_recipe, quiet, scripted):
+    scripted(9, 1, 2, 3, 4)
+    recipe = tiny_recipe(
+        {"algorithm": "multitask", "steps": 2, "learning_rate": 0.02},
+        {**FOMAML, "steps": 2},
+        {**FOMAML, "steps": 2, "learning_rate": 0.005},
+        outer={"learning_rate": 0.01, "warmup_steps": 1, "lr_scheduler_type": "linear"},
+    )
+    meta_train(recipe, quiet)
+    rates = [row["learning_rate"] for row in rows_of(recipe)[1:]]
+    assert rates == pytest.approx([0.01, 0.01, 0.005, 0.005, 0.0025, 0.0025])
 
 
 def test_without_asking_a_leg_leaves_its_last(tiny_recipe, quiet, scripted):

@@ -47,8 +47,8 @@ Rule `{rule}`, {steps} inner steps in training, {rates}.
 ## Training
 
 {phases}
-Cost: {seconds:.0f} s on {machine}, {pflops:.2f} PFLOP counted, seed {seed}.
-
+Cost: {seconds:.0f} s on {machine}, {pflops:.2f} PFLOP counted, seed {seed}. {command}
+{data}
 {results}"""
 
 _BUNDLED = """
@@ -74,12 +74,14 @@ def write_card(folder: Path, about: Mapping[str, Any]) -> None:
         variant=_BUNDLED if base["source"] == "bundled" else "",
         rule=rule["rule"],
         steps=rule["steps"],
-        rates="with a learned rate for every tensor and step" if about["learned_rates"] else f"at rate {rule['learning_rate']:g}",
+        rates=_rates(about),
         phases="".join(f"- {phase['algorithm']}: {phase['steps']} steps\n" for phase in record.get("phases", ())),
         seconds=record.get("cost", {}).get("seconds", 0.0),
         machine=record.get("machine", "?"),
         pflops=record.get("cost", {}).get("flops", 0) / 1e15,
         seed=record.get("seed", "?"),
+        command=_command(record),
+        data=_data(record),
         results=results,
     )
     write_atomically(folder / "README.md", text.encode())
@@ -162,6 +164,36 @@ def _measured(measured: Mapping[str, Any] | None) -> str:
 def _front_matter(base: str) -> str:
     data = ModelCardData(base_model=base, library_name="peft", tags=["headstart", "lora", "meta-learning"], pipeline_tag="text-generation")
     return str(data.to_yaml())
+
+
+def _rates(about: Mapping[str, Any]) -> str:
+    """What multiplies the rule's directions."""
+    if not about["learned_rates"]:
+        return f"at rate {about['adaptation']['learning_rate']:g}"
+    learned = "with a learned rate for every tensor and step"
+    return f"{learned}, times a learned matrix for every tensor that mixes ranks" if about.get("preconditioned") else learned
+
+
+def _command(record: Mapping[str, Any]) -> str:
+    """How the run is repeated."""
+    told = "The recipe, every key spelled out, is `record.recipe` in `headstart.json`"
+    if not record.get("command"):
+        return f"{told}.\n"
+    version = record.get("versions", {}).get("headstart", "?")
+    revision = f" at commit `{record['commit']}`" if record.get("commit") else ""
+    return f"{told}; it was run by\n\n    {record['command']}\n\nwith headstart {version}{revision}.\n"
+
+
+def _data(record: Mapping[str, Any]) -> str:
+    """The licences of what was trained on, or nothing where they were not recorded."""
+    rows = record.get("suite", {}).get("data")
+    if not rows:
+        return ""
+    lines = "".join(f"| {row['licence']} | {row['data_terms'] or '-'} | {row['tasks']} | {', '.join(row['datasets'])} |\n" for row in rows)
+    head = "| licence | terms of the underlying data | tasks | datasets |\n| --- | --- | --- | --- |\n"
+    return (
+        f"\n## Training data\n\nAs the tasks' sources name them; tasks are counted in every version that was trained on.\n\n{head}{lines}"
+    )
 
 
 def _results(folder: Path, record: Mapping[str, Any]) -> str:

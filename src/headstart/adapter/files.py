@@ -110,18 +110,27 @@ def read_peft(folder: Path) -> tuple[dict[str, Tensor], LoraSpec, str]:
     return theta, lora, said.base_model_name_or_path
 
 
-def read_rates(path: Path, theta: Iterable[str]) -> dict[str, Tensor]:
-    """Read learned rates `(K,)` of the tensors of an adapter.
+def read_rates(path: Path, theta: Iterable[str], rank: int | None = None) -> dict[str, Tensor]:
+    """Read learned rates of the tensors of an adapter: numbers `(K,)`, or where a rank r is given matrices `(K, r, r)`.
 
     Raises:
-        AdapterError: the file is broken, or its rates do not fit the adapter or are not positive.
+        AdapterError: the file is broken, or its rates do not fit the adapter, or a number is not positive, or a matrix is all zero.
     """
-    require_rates(read_header(path), theta, path)
+    require_rates(read_header(path), theta, path, rank)
     rates = _finite_tensors(path)
-    bad = next((name for name, rate in rates.items() if not (rate > 0).all()), None)
+    fits, fault = (_positive, "that is not positive") if rank is None else (_none_zero, "that is a matrix of zeros")
+    bad = next((name for name, rate in rates.items() if not fits(rate)), None)
     if bad:
-        raise AdapterError(f"{path}: {bad!r} has a rate that is not positive; rates are learned as logarithms, so the file was changed")
+        raise AdapterError(f"{path}: {bad!r} has a rate {fault}; rates are learned as logarithms, so the file was changed")
     return rates
+
+
+def _positive(rate: Tensor) -> bool:
+    return bool((rate > 0).all())
+
+
+def _none_zero(rate: Tensor) -> bool:
+    return bool(rate.flatten(1).any(1).all())
 
 
 def require_sites(header: Header, lora: LoraSpec, path: Path) -> None:
@@ -157,8 +166,8 @@ def _require_targets(sites: list[str], lora: LoraSpec, path: Path) -> None:
         raise AdapterError(f"{path}: no tensor for {idle!r} of adapter_config.json's target_modules; the two files are not of one adapter")
 
 
-def require_rates(header: Header, theta: Iterable[str], path: Path) -> None:
-    """See that a header has rates `(K,)` for every tensor of an adapter and for no other, K the same for all.
+def require_rates(header: Header, theta: Iterable[str], path: Path, rank: int | None = None) -> None:
+    """See that a header has rates `(K,)`, or of a rank r `(K, r, r)`, for every tensor of an adapter and for no other, K the same for all.
 
     Raises:
         AdapterError: it has not; the message names the tensor.
@@ -168,9 +177,12 @@ def require_rates(header: Header, theta: Iterable[str], path: Path) -> None:
         where = "in the rates alone" if odd[0] in header else "without rates"
         raise AdapterError(f"{path}: does not fit the adapter: {odd[0]!r} is {where}; the two files are not of one adapter")
     shapes = {name: entry.shape for name, entry in header.items()}
-    if any(len(shape) != 1 or not shape[0] for shape in shapes.values()) or len(set(shapes.values())) > 1:
-        name, shape = next((item for item in shapes.items() if len(item[1]) != 1 or not item[1][0]), next(reversed(shapes.items())))
-        raise AdapterError(f"{path}: {name!r} has shape {shape}; rates are (K,), one for each step, K the same for all tensors")
+    matrix = () if rank is None else (rank, rank)
+    bad = [name for name, shape in shapes.items() if not shape or not shape[0] or shape[1:] != matrix]
+    if bad or len(set(shapes.values())) > 1:
+        name = next(iter(bad), next(reversed(shapes)))
+        one = "(K,)" if rank is None else f"(K, {rank}, {rank})"
+        raise AdapterError(f"{path}: {name!r} has shape {shapes[name]}; rates are {one}, one for each step, K the same for all tensors")
 
 
 def _finite_tensors(path: Path) -> dict[str, Tensor]:

@@ -16,6 +16,7 @@ from headstart.adapter.card import write_card
 from headstart.adapter.files import SCHEMA_VERSION, from_json, read_json, read_peft, read_rates, write_peft
 from headstart.adapter.header import AdapterError
 from headstart.adapter.hub import Publishable
+from headstart.algorithms.rates import is_matrix
 from headstart.algorithms.rules import Adam, Rule, Sgd
 from headstart.files import whole_folder, write_json
 from headstart.model.base import Base, BaseSpec
@@ -41,6 +42,7 @@ class Adaptation:
         max_norm: sgd: the largest norm of a task's gradient.
         target_modules: the sites that adapt, in PEFT's meanings; all where None.
         eps_root: adam: added to the second moment inside its root.
+        tensors: which of a site's two matrices adapts.
     """
 
     rule: Literal["adam", "sgd"] = "adam"
@@ -49,6 +51,7 @@ class Adaptation:
     max_norm: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = 1.0
     target_modules: str | tuple[str, ...] | None = None
     eps_root: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    tensors: Literal["both", "lora_A", "lora_B"] = "both"
 
     def build(self) -> Rule:
         """The rule itself."""
@@ -61,10 +64,11 @@ class Adaptation:
 
     def adapting(self, theta: Iterable[str]) -> list[str]:
         """The names of the tensors that adapt."""
+        names = [name for name in theta if self.tensors in ("both", name.rpartition(".")[2])]
         if self.target_modules in (None, ALL_LINEAR):
-            return list(theta)
-        sites = set(matching({name.rpartition(".")[0] for name in theta}, self.target_modules))
-        return [name for name in theta if name.rpartition(".")[0] in sites]
+            return names
+        sites = set(matching({name.rpartition(".")[0] for name in names}, self.target_modules))
+        return [name for name in names if name.rpartition(".")[0] in sites]
 
 
 @dataclass(frozen=True)
@@ -73,7 +77,8 @@ class MetaAdapter(Publishable):
 
     Args:
         theta: `SITE.lora_A` `(r, d_in)` and `SITE.lora_B` `(d_out, r)`, float32.
-        rates: learned rates of the tensors that adapt, tensor name -> `(K,)`; empty where none were learned.
+        rates: learned rates of the tensors that adapt, tensor name -> `(K,)`, or `(K, r, r)` where they mix ranks; empty where none were
+            learned.
         lora: rank, alpha and PEFT targets.
         adaptation: the rule it was learned for.
         base: the base it belongs to.
@@ -117,11 +122,16 @@ class MetaAdapter(Publishable):
                 f"{rates_file}: {'missing' if about.learned_rates else 'there'}, but headstart.json says that rates were "
                 f"{'' if about.learned_rates else 'not '}learned; copy the whole folder again"
             )
-        rates = read_rates(rates_file, about.adaptation.adapting(theta)) if about.learned_rates else {}
+        rank = lora.r if about.preconditioned else None
+        rates = read_rates(rates_file, about.adaptation.adapting(theta), rank) if about.learned_rates else {}
         return cls(theta, rates, lora, about.adaptation, about.base.spec, about.base.fingerprint, about.record)
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write the folder whole or not at all: PEFT's files, `headstart.json`, `rates.safetensors` and a model card."""
+        """Write the folder whole or not at all: PEFT's files, `headstart.json`, `rates.safetensors` and a model card.
+
+        `rates.safetensors` holds learned rates under the adapter's own names, `SITE.lora_A` and `SITE.lora_B`: `(K,)`, one for each inner
+        step, or `(K, r, r)` where `headstart.json` says `preconditioned`, to be multiplied with directions as `algorithms.rates` says.
+        """
         with whole_folder(Path(folder)) as fresh:
             write_peft(fresh, self.theta, self.lora, self.base.id, self.base.revision)
             if self.rates:
@@ -192,6 +202,7 @@ class MetaAdapter(Publishable):
             "lora": asdict(self.lora),
             "adaptation": asdict(self.adaptation),
             "learned_rates": bool(self.rates),
+            "preconditioned": any(map(is_matrix, self.rates.values())),
             "record": dict(self.record),
         }
 
@@ -263,6 +274,7 @@ class About:
     lora: dict[str, Any]
     adaptation: Adaptation
     learned_rates: bool
+    preconditioned: bool = False
     record: dict[str, Any] = field(default_factory=dict)
 
 

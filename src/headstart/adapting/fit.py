@@ -11,7 +11,7 @@ from torch import Tensor
 from headstart.adapting.store import Store
 from headstart.adapting.trials import Fitted, Trial, Way
 from headstart.algorithms.inner import State, moved
-from headstart.algorithms.rules import Moments
+from headstart.algorithms.rules import Moments, per_task
 from headstart.algorithms.types import Tensors
 from headstart.passes import Passes, selected
 from headstart.tasks.episodes import Draw
@@ -172,13 +172,14 @@ class _Fit:
         return self.state.memory
 
     def _rates_now(self) -> dict[str, Tensor]:
-        """`(T,)` of each tensor that adapts, at this step."""
+        """`(T,)` or `(T, r, r)` of each tensor that adapts, at this step."""
         factors = [trial.schedule.factor(self.step) for trial in self.alive for _ in trial.folds]
         factor = torch.tensor(factors, device=self.passes.batcher.device)
-        return {name: rates[:, min(self.step, rates.shape[1] - 1)] * factor for name, rates in self._rates.items()}
+        now = {name: rates[:, min(self.step, rates.shape[1] - 1)] for name, rates in self._rates.items()}
+        return {name: rate * per_task(factor, rate) for name, rate in now.items()}
 
     def _all_rates(self) -> dict[str, Tensor]:
-        """`(T, K)` of each tensor that adapts; the last rate of a shorter schedule goes on."""
+        """`(T, K)` or `(T, K, r, r)` of each tensor that adapts; the last rate of a shorter schedule goes on."""
         most = max(len(rate) for trial in self.alive for rate in trial.way.rates.values())
         return _together([(_lengthened(trial.way, most), len(trial.folds)) for trial in self.alive])
 
@@ -258,7 +259,7 @@ def _together(groups: Sequence[tuple[Tensors, int]]) -> dict[str, Tensor]:
 
 
 def _lengthened(way: Way, count: int) -> dict[str, Tensor]:
-    return {name: torch.cat([rate, rate[-1:].expand(count - len(rate))]) for name, rate in way.rates.items()}
+    return {name: torch.cat([rate, rate[-1:].expand(count - len(rate), *rate.shape[1:])]) for name, rate in way.rates.items()}
 
 
 def _selected_memory(memory: Moments | None, index: Tensor) -> Moments | None:

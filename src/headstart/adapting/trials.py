@@ -10,6 +10,7 @@ from torch import Tensor
 
 from headstart.adapter.meta_adapter import MetaAdapter
 from headstart.adapting.settings import Schedule, Settings
+from headstart.algorithms.rates import followed_by
 from headstart.algorithms.rules import Adam, Rule
 from headstart.algorithms.types import Tensors
 from headstart.model.learner import Learner
@@ -38,7 +39,7 @@ class Way:
     Args:
         name: what it is called in what is printed.
         start: tensor name -> the initialisation, without task axis.
-        rates: tensor name -> `(K,)`; the last goes on. A tensor without one stays as it is.
+        rates: tensor name -> `(K,)` or `(K, r, r)`; the last goes on. A tensor without one stays as it is.
         trained: how many steps the first rule takes.
         first: the rule of these steps.
         after: the rule beyond them.
@@ -58,7 +59,9 @@ class Way:
     @property
     def kind(self) -> tuple[object, ...]:
         """What ways must have in common to be gone side by side."""
-        return self.first, self.after, self.trained if self.first != self.after else 0, tuple(self.rates)
+        # one rate a task for each tensor: all are numbers, or all matrices
+        rates = tuple((name, rate.dim()) for name, rate in self.rates.items())
+        return self.first, self.after, self.trained if self.first != self.after else 0, rates
 
 
 def shipped(meta: MetaAdapter, learner: Learner, settings: Settings) -> Way:
@@ -74,7 +77,7 @@ def shipped(meta: MetaAdapter, learner: Learner, settings: Settings) -> Way:
     if beyond is None:
         return Way(HEAD_START, start, rates, trained, rule, rule)
     own = {name: rate[torch.arange(trained, device=rate.device).clamp(max=len(rate) - 1)] for name, rate in rates.items()}
-    return Way(HEAD_START, start, {name: torch.cat([rate, rate.new_tensor([beyond])]) for name, rate in own.items()}, trained, rule, Adam())
+    return Way(HEAD_START, start, {name: followed_by(rate, beyond) for name, rate in own.items()}, trained, rule, Adam())
 
 
 def fresh(learner: Learner, rate: float, seed: int) -> Way:

@@ -8,7 +8,7 @@ from typing import Any
 
 from headstart.adapter.meta_adapter import MetaAdapter
 from headstart.files import digest_of_files
-from headstart.recipe import FomamlPhase, MamlPhase, Recipe, apply_override, parse_recipe
+from headstart.recipe import FomamlPhase, MamlPhase, MultitaskPhase, Recipe, apply_override, parse_recipe
 from headstart.training import checkpoints
 from headstart.training.checkpoints import Identity
 from headstart.training.errors import RunError
@@ -71,9 +71,10 @@ def control_recipe(
 ) -> tuple[Recipe, ControlOf]:
     """The recipe of a finished run's control, and what it is a control of.
 
-    Base, adapter's shape, suite, seed, tasks and examples a step, layout and validation are the run's; its adapter starts fresh. Where
-    the run's adapter was the best of several trials, the control gets as many: over the outer learning rate, in factors of 2 about the
-    run's, unless told otherwise. It writes into the run's folder `control`, or `control_rates`.
+    Base, adapter's shape, suite, seed, tasks and examples a step, layout and validation are the run's; its adapter starts fresh. So is
+    the outer section, but that the learning rate is the one of the run's multi-task training (`multitask_rate`). Where the run's adapter
+    was the best of several trials, the control gets as many: over the outer learning rate, in factors of 2 about that one, unless told
+    otherwise. It writes into the run's folder `control`, or `control_rates`.
 
     Args:
         run: the run's folder, or its adapter's.
@@ -94,6 +95,8 @@ def control_recipe(
     theirs, control_of = recorded(adapter, folder)
     content: dict[str, Any] = copy.deepcopy(theirs.model_dump(mode="json", exclude={"search"}))
     content["phases"] = rates_phases(theirs, control_of.flops, rates_share) if learn_rates else [plain_phase(theirs, control_of.flops)]
+    # in the section and not in the phase, so that overrides and trials reach it
+    content["outer"]["learning_rate"] = multitask_rate(theirs)
     content["run"] |= {"control": False, "output_dir": _output(folder, "control_rates" if learn_rates else "control", overrides)}
     for override in overrides:
         apply_override(content, override)
@@ -154,9 +157,15 @@ def recorded(adapter: MetaAdapter, folder: Path) -> tuple[Recipe, ControlOf]:
     return recipe, ControlOf(name, digest, int(flops), revision, adapter.fingerprint, ranks)
 
 
+def multitask_rate(theirs: Recipe) -> float:
+    """The outer learning rate of a run's multi-task training: that of its first multitask phase with one of its own, else the section's."""
+    own = (phase.learning_rate for phase in theirs.phases if isinstance(phase, MultitaskPhase))
+    return next((rate for rate in own if rate is not None), theirs.outer.learning_rate)
+
+
 def plain_phase(theirs: Recipe, flops: int) -> dict[str, Any]:
     """Multi-task training for so many operations, looked at as the run's adapter is: after its inner loop, at its rate."""
-    return {"algorithm": "multitask", "flops": flops, "adaptation": _inner(theirs) | {"learn_rates": False}}
+    return {"algorithm": "multitask", "flops": flops, "adaptation": _inner(theirs) | {"learn_rates": False, "precondition": False}}
 
 
 def rates_phases(theirs: Recipe, flops: int, share: float) -> list[dict[str, Any]]:
@@ -165,7 +174,7 @@ def rates_phases(theirs: Recipe, flops: int, share: float) -> list[dict[str, Any
     learned = [phase for phase in theirs.phases if isinstance(phase, FomamlPhase | MamlPhase) and phase.inner.steps]
     phase: Mapping[str, Any] = learned[-1].model_dump(mode="json") if learned else {"algorithm": "fomaml", "inner": _inner(theirs)}
     inner = {**phase["inner"], "learn_rates": True}
-    rates = {**phase, "steps": None, "flops": for_rates, "learn": "rates", "inner": inner}
+    rates = {**phase, "steps": None, "flops": for_rates, "learning_rate": None, "learn": "rates", "inner": inner}
     return [{"algorithm": "multitask", "flops": max(1, flops - for_rates)}, rates]
 
 

@@ -9,18 +9,22 @@ from torch import Tensor
 
 from headstart.algorithms.hvp import RELATIVE_STEPS, double_backward, finite_difference, forward_over_reverse
 from headstart.algorithms.rules import Rule
-from headstart.algorithms.schedules import query_weights, second_order_weight
+from headstart.algorithms.schedules import drawn_steps, query_weights, second_order_weight, support_weights
 from headstart.algorithms.types import HVP, InnerLoop, Losses, Tensors
 from headstart.model.base import DTYPES
 from headstart.model.learner import Learner
 from headstart.recipe import FomamlPhase, MamlPhase, Phase
 
 
-def inner_loop(phase: Phase, rule: Rule, rates: Mapping[str, Tensor], done: float, learner: Learner) -> InnerLoop:
-    """The inner loop of a phase when the share `done` of it is done."""
-    loop = InnerLoop(rule, phase.loop.steps, rates)
+def inner_loop(
+    phase: Phase, rule: Rule, rates: Mapping[str, Tensor], done: float, learner: Learner, seed: int = 0, step: int = 0
+) -> InnerLoop:
+    """The inner loop of a phase when the share `done` of it is done, at an outer step of the run with that seed."""
+    loop = InnerLoop(rule, drawn_steps(phase.loop.min_steps, phase.loop.steps, seed, step), rates)
     if isinstance(phase, FomamlPhase | MamlPhase):
-        loop = replace(loop, query_weights=query_weights(loop.steps, done, phase.multi_step_loss))
+        left = 1 - phase.start_share - phase.path_share
+        query = tuple(left * weight for weight in query_weights(loop.steps, done, phase.multi_step_loss))
+        loop = replace(loop, query_weights=query, support_weights=support_weights(loop.steps, phase.start_share, phase.path_share))
     if isinstance(phase, MamlPhase):
         weight = second_order_weight(done, phase.second_order_warmup)
         loop = replace(loop, second_order=weight, hvp=hessian(phase, learner), inner_states=phase.inner_state)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from headstart.adapter.meta_adapter import Adaptation
 from headstart.algorithms import ALGORITHMS
+from headstart.algorithms.rates import as_matrices, is_matrix
 from headstart.algorithms.rules import RoughRuleError
 from headstart.algorithms.types import MetaGradient
 from headstart.batches import Batcher, padding_share
@@ -16,7 +17,7 @@ from headstart.interrupt import Interrupt
 from headstart.model.learner import Learner
 from headstart.progress import Meter
 from headstart.recipe import FomamlPhase, InnerSection, MamlPhase, Phase, Recipe
-from headstart.tasks.episodes import Episode, training_episode
+from headstart.tasks.episodes import Episode, shots_at, training_episode
 from headstart.tasks.samplers import step_order
 from headstart.tasks.task import TaskSuite
 from headstart.training.errors import DivergedError, RunError
@@ -48,7 +49,8 @@ class Trainer:
             DivergedError: a meta-gradient is not finite.
         """
         phase, rates = leg.phase, starting_rates(leg.phase.loop, progress.state)
-        outer = OuterOptimizer(progress.state.theta, rates if phase.loop.learn_rates else {}, self.recipe.outer, rates_alone(phase))
+        learned, section = rates if phase.loop.learn_rates else {}, self.recipe.outer.of(phase)
+        outer = OuterOptimizer(progress.state.theta, learned, section, rates_alone(phase), progress.start.theta)
         outer.restore(progress.outer)
         if progress.state.step == 0:
             self.log({"phase": phase.algorithm, **self.validate(self.learner, outer.theta, progress.state.rates)}, 0)
@@ -62,7 +64,8 @@ class Trainer:
             progress = progress.after(outer.theta, outer.rates, outer.state(), flops, tokens)
             done = progress.share(leg)
             if progress.steps % self.recipe.run.eval_steps == 0 or done >= 1:
-                scalars |= (look := self.validate(self.learner, outer.theta, progress.state.rates))
+                seen = progress.averaged
+                scalars |= (look := self.validate(self.learner, seen.theta, seen.rates))
                 progress = self.looked(progress, look)
             progress = progress.lasting(seconds := time.monotonic() - started)
             drawn = ", ".join(self.drawn(progress.state.step - 1))
@@ -89,7 +92,8 @@ class Trainer:
         Raises:
             RunError: the inner rule has no usable derivative where the phase is.
         """
-        loop = inner_loop(phase, adaptation(phase.loop).build(), outer.rates or rates, done, self.learner)
+        rule, seed = adaptation(phase.loop).build(), self.recipe.seed
+        loop = inner_loop(phase, rule, outer.rates or rates, done, self.learner, seed, step)
         episode = self.episode(phase, step)
         total: MetaGradient | None = None
         for piece in self.batcher.pieces(episode):
@@ -133,19 +137,26 @@ def episode_of(recipe: Recipe, suite: TaskSuite, phase: Phase, step: int, rank: 
         step=step,
         rank=rank,
         tasks=section.tasks_per_step,
-        support=section.support,
+        support=shots_at(section.shots, seed=recipe.seed, step=step),
         query=section.query,
         minibatches=phase.minibatches,
         sampler=section.sampler,
         alpha=section.sampler_alpha,
+        redrawn=section.redrawn,
     )
 
 
 def starting_rates(loop: InnerSection, state: State) -> dict[str, Tensor]:
-    """The rates that a phase starts from: those learned so far if they fit its steps and sites, else the recipe's constant one."""
+    """The rates that a phase starts from: those learned so far if they fit its steps and sites, else the recipe's constant one.
+
+    Where it learns preconditioners, numbers become matrices, each times the identity; matrices fit no other phase.
+    """
     constant = adaptation(loop).constant_rates(state.theta)
-    fitting = state.rates.keys() == constant.keys() and all(len(rate) == loop.steps for rate in state.rates.values())
-    return dict(state.rates) if fitting else {name: rate.repeat(loop.steps) for name, rate in constant.items()}
+    fitting = state.rates.keys() == constant.keys() and all(
+        len(rate) == loop.steps and (loop.precondition or not is_matrix(rate)) for rate in state.rates.values()
+    )
+    rates = dict(state.rates) if fitting else {name: rate.repeat(loop.steps) for name, rate in constant.items()}
+    return {name: as_matrices(name, rate, state.theta[name]) for name, rate in rates.items()} if loop.precondition else rates
 
 
 def rates_alone(phase: Phase) -> bool:
@@ -155,7 +166,7 @@ def rates_alone(phase: Phase) -> bool:
 
 def adaptation(loop: InnerSection) -> Adaptation:
     """How a recipe's inner loop adapts, as the artefact records it."""
-    return Adaptation(loop.rule, loop.steps, loop.learning_rate, loop.max_norm, loop.target_modules, loop.eps_root)
+    return Adaptation(loop.rule, loop.steps, loop.learning_rate, loop.max_norm, loop.target_modules, loop.eps_root, loop.tensors)
 
 
 def add(total: MetaGradient | None, gradient: MetaGradient, share: float) -> MetaGradient:
@@ -167,4 +178,5 @@ def add(total: MetaGradient | None, gradient: MetaGradient, share: float) -> Met
         theta={name: total.theta.get(name, 0) + share * tensor for name, tensor in gradient.theta.items()},
         log_rates={name: total.log_rates.get(name, 0) + share * tensor for name, tensor in gradient.log_rates.items()},
         metrics={name: total.metrics.get(name, 0.0) + share * value for name, value in gradient.metrics.items()},
+        matrix_rates={name: total.matrix_rates.get(name, 0) + share * tensor for name, tensor in gradient.matrix_rates.items()},
     )

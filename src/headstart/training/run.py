@@ -13,6 +13,7 @@ from typing import Any
 from rich.console import Console
 
 from headstart.adapter.meta_adapter import Adaptation, MetaAdapter
+from headstart.algorithms.rates import is_matrix
 from headstart.batches import Batcher
 from headstart.files import writing
 from headstart.interrupt import Interrupt, interruptible
@@ -24,6 +25,7 @@ from headstart.progress import meter, say, shortened
 from headstart.provenance import provenance
 from headstart.recipe import FRESH_EPS_ROOT, InnerSection, MultitaskPhase, Recipe
 from headstart.tasks.episodes import evaluation_draw, training_episode
+from headstart.tasks.licences import terms_of
 from headstart.tasks.planner import RowCosts
 from headstart.tasks.prepare import prepare_suite, spread
 from headstart.tasks.render import Renderer
@@ -31,7 +33,7 @@ from headstart.tasks.task import TaskSuite
 from headstart.training import checkpoints
 from headstart.training.checkpoints import Checkpoint, Identity
 from headstart.training.curves import plot_training
-from headstart.training.equal_compute import ControlOf
+from headstart.training.equal_compute import ControlOf, multitask_rate
 from headstart.training.errors import Stopped
 from headstart.training.folder import check_folder, claim, cut_metrics
 from headstart.training.loop import Trainer, adaptation
@@ -58,29 +60,35 @@ def meta_train(recipe: Recipe, console: Console | None = None, resume: bool = Fa
     return run_recipe(recipe, console or Console(), resume)
 
 
-def run_recipe(recipe: Recipe, console: Console, resume: bool = False, control_of: ControlOf | None = None) -> MetaAdapter:
-    """As `meta_train`; `control_of` is what the run is a control of, and goes into its record.
+def run_recipe(
+    recipe: Recipe, console: Console, resume: bool = False, control_of: ControlOf | None = None, command: str | None = None
+) -> MetaAdapter:
+    """As `meta_train`; what the run is a control of, and by what command it was run, go into its record.
 
     Raises:
         RunError: also where this run and the one that it is a control of differ in what both must share.
     """
     if recipe.search is None:
-        return one_run(recipe, console, resume, control_of)
+        return one_run(recipe, console, resume, control_of, command)
     check_folder(recipe.run.output_dir, resume)
     require_installed(recipe.run.report_to)
     runtime = Runtime(recipe.run.output_dir)
     try:
-        return search(recipe, console, resume, runtime, lambda trial, stopped: one_run(trial, console, stopped, control_of, last=False))
+        return search(
+            recipe, console, resume, runtime, lambda trial, stopped: one_run(trial, console, stopped, control_of, command, last=False)
+        )
     finally:
         runtime.close()
 
 
-def one_run(recipe: Recipe, console: Console, resume: bool, control_of: ControlOf | None, last: bool = True) -> MetaAdapter:
+def one_run(
+    recipe: Recipe, console: Console, resume: bool, control_of: ControlOf | None, command: str | None, last: bool = True
+) -> MetaAdapter:
     """A run without a search; `last` says whether no other follows in this process."""
     folder = recipe.run.output_dir
     check_folder(folder, resume)
     runtime = Runtime(folder, recipe.run.report_to, last)
-    session, position = Session.open(recipe, folder, runtime, console, resume, control_of)
+    session, position = Session.open(recipe, folder, runtime, console, resume, control_of, command)
     try:
         with interruptible(quiet=not runtime.is_main) as interrupt:
             while (leg := session.leg(position)) is not None:
@@ -101,6 +109,7 @@ class Session:
         label: goes before the names that the control logs under.
         ahead: how far the trackers' steps are ahead of the leg's own; the control's go back to where the last phase began.
         control_of: what the whole run is a control of.
+        command: that the run was started by.
     """
 
     recipe: Recipe
@@ -115,20 +124,29 @@ class Session:
     label: str = ""
     ahead: int = 0
     control_of: ControlOf | None = None
+    command: str | None = None
 
     @classmethod
     def open(
-        cls, recipe: Recipe, folder: Path, runtime: Runtime, console: Console, resume: bool, control_of: ControlOf | None = None
+        cls,
+        recipe: Recipe,
+        folder: Path,
+        runtime: Runtime,
+        console: Console,
+        resume: bool,
+        control_of: ControlOf | None = None,
+        command: str | None = None,
     ) -> "tuple[Session, Position]":
         """Load the suite and see that every step can be drawn from it, that the folder can be written and gone on from; then the base."""
         spec, section = BaseSpec(**recipe.base.model_dump()), recipe.suite
         with runtime.first():
             renderer = Renderer(load_tokenizer(spec), section.max_length, spec.chat_template_kwargs)
             # read and rendered by the first rank alone; the others find what it kept
-            suite, notes = prepare_suite(section.specs, section.regime, renderer, section.support + section.query, recipe.seed)
+            needed = section.most_shots + section.query
+            suite, notes = prepare_suite(section.specs, section.regime, renderer, needed, recipe.seed, section.redrawn)
         suite.split("meta_validation")
         # drawn for its errors, before the base is loaded
-        tasks, support, query = section.tasks_per_step, section.support, section.query
+        tasks, support, query = section.tasks_per_step, section.most_shots, section.query
         training_episode(suite, seed=recipe.seed, step=0, rank=runtime.ranks - 1, tasks=tasks, support=support, query=query)
         identity = Identity(recipe.model_dump(mode="json"), suite.revision, fingerprint(base_folder(spec)), runtime.ranks)
         if control_of:
@@ -143,7 +161,7 @@ class Session:
         batcher = Batcher.of(base, renderer, section.layout, section.task_micro_batch, section.max_row_tokens, costs)
         learner = Learner(base, LoraSpec(**recipe.adapter.model_dump()), recipe.run.gradient_checkpointing, recipe.run.compile)
         require_sites(recipe, learner)
-        session = cls(recipe, folder, suite, learner, batcher, runtime, console, identity, control_of=control_of)
+        session = cls(recipe, folder, suite, learner, batcher, runtime, console, identity, control_of=control_of, command=command)
         counts = ", ".join(f"{len(names)} {split}" for split, names in suite.splits.items())
         kind = f"{spec.quantization}, {spec.dtype}"
         session.say(
@@ -180,7 +198,7 @@ class Session:
         if position.leg > len(self.recipe.phases) or not self.recipe.run.control:
             return None
         last = position.finished.spent[-1]
-        return Leg(MultitaskPhase(algorithm="multitask", steps=last.steps), last.flops)
+        return Leg(MultitaskPhase(algorithm="multitask", steps=last.steps, learning_rate=multitask_rate(self.recipe)), last.flops)
 
     def go_on(self, leg: Leg, position: Position, interrupt: Interrupt) -> Position:
         """Go on with a leg until it is over or the run shall stop; a leg that is over leaves its adapter and the next one's beginning."""
@@ -215,14 +233,18 @@ class Session:
         return position.then(position.progress.start, finished=state)
 
     def handed_on(self, state: State, loop: InnerSection) -> State:
-        """The state that the next phase begins with: learned rates stay only for such a rule, steps and sites as they were learned with."""
+        """The state that the next phase begins with: learned rates stay only for such a rule, steps and sites as they were learned with.
+
+        So do matrices only where they go on being learned as such; from numbers matrices may start.
+        """
         if not loop.steps:
             return state
         before, after = self.adaptation(state), adaptation(loop)
         # between smooth and nearly sharp, steps are of other sizes
         smooth = before.eps_root != after.eps_root and max(before.eps_root, after.eps_root) >= FRESH_EPS_ROOT
-        same = (before.rule, before.steps, before.target_modules) == (after.rule, after.steps, after.target_modules)
-        return state if same and not smooth and loop.learn_rates else replace(state, rates={})
+        where, now = ((each.rule, each.steps, each.target_modules, each.tensors) for each in (before, after))
+        fitting = loop.learn_rates and (loop.precondition or not any(map(is_matrix, state.rates.values())))
+        return state if where == now and not smooth and fitting else replace(state, rates={})
 
     def adaptation(self, state: State) -> Adaptation:
         """How the tasks of a state are adapted to: by the last of its phases that has an inner loop, else as the recipe will."""
@@ -256,7 +278,7 @@ class Session:
         section = self.recipe.suite
         tasks = spread(self.suite.split("meta_validation"), self.recipe.run.eval_tasks)
         seed = self.recipe.seed
-        draws = tuple(evaluation_draw(task, draw=0, support=section.support, query=section.query, seed=seed) for task in tasks)
+        draws = tuple(evaluation_draw(task, draw=0, support=section.most_shots, query=section.query, seed=seed) for task in tasks)
         batches = tuple(self.batcher.batch(piece) for piece in self.batcher.pieces(draws))
         return Validation(batches, adaptation)
 
@@ -301,11 +323,13 @@ class Session:
                 "training_tasks": len(self.suite.splits["meta_train"]),
                 "splits": {split: list(names) for split, names in self.suite.splits.items()},
                 "sampler": self.recipe.suite.sampler,
+                "data": terms_of(self.suite.split("meta_train")),
             },
             **self.batcher.renderer.serving,
             "phases": [asdict(phase) for phase in spent],
             "cost": cost(spent),
             **({"control_of": self.control_of.record(spent)} if self.control_of else {}),
+            **({"command": self.command} if self.command else {}),
             **self.made_by,
         }
 

@@ -93,13 +93,13 @@ class Runtime:
         """
         if self.ranks == 1:
             return gradient
-        groups = {"theta": gradient.theta, "log_rates": gradient.log_rates}
+        groups = {"theta": gradient.theta, "log_rates": gradient.log_rates, "matrix_rates": gradient.matrix_rates}
         tensors = {(group, name): tensor for group, members in groups.items() for name, tensor in members.items()}
         names = sorted(gradient.metrics)
         metrics = torch.tensor([gradient.metrics[name] for name in names], device=self.device)
         flat = self._reduce(torch.cat([*(tensor.flatten() for tensor in tensors.values()), metrics]), "mean")
         parts = torch.split(flat, [*(tensor.numel() for tensor in tensors.values()), len(names)])
-        reduced: dict[str, dict[str, Tensor]] = {"theta": {}, "log_rates": {}}
+        reduced: dict[str, dict[str, Tensor]] = {group: {} for group in groups}
         for ((group, name), tensor), part in zip(tensors.items(), parts[:-1], strict=True):
             reduced[group][name] = part.view_as(tensor)
         return replace(gradient, **reduced, metrics=dict(zip(names, parts[-1].tolist(), strict=True)))

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from torch import Tensor
 
 from headstart.recipe import Phase
+from headstart.training.outer import averages
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class State:
 
     Args:
         theta: the initialisation, without task axis.
-        rates: learned rates, tensor name -> `(K,)`; empty until a phase learns them.
+        rates: learned rates, tensor name -> `(K,)` or `(K, r, r)`; empty until a phase learns them.
         step: outer steps done, over all phases; each draws an episode of its own.
         spent: the phases done.
     """
@@ -104,8 +105,8 @@ class Progress:
 
     Args:
         start: the state it began with.
-        state: the state now.
-        outer: the outer optimiser's own tensors; empty before the first step.
+        state: the state now, as the outer optimiser goes on from it; `averaged` is what is looked at and left.
+        outer: the outer optimiser's own tensors, its averages among them; empty before the first step.
         flops: counted operations so far, over all ranks.
         seconds: how long it took so far.
         tokens: that the base computed so far, over all ranks.
@@ -127,6 +128,12 @@ class Progress:
         """Outer steps of this leg so far."""
         return self.state.step - self.start.step
 
+    @property
+    def averaged(self) -> State:
+        """The state that is looked at and left: averages where the outer optimiser keeps them, else the state as it is."""
+        theta, rates = averages(self.outer)
+        return replace(self.state, theta=theta or self.state.theta, rates=rates or self.state.rates)
+
     def after(
         self, theta: Mapping[str, Tensor], rates: Mapping[str, Tensor], outer: Mapping[str, Tensor], flops: int, tokens: int
     ) -> "Progress":
@@ -141,8 +148,9 @@ class Progress:
         if not keep_best or (self.best is not None and loss >= self.best.loss):
             return replace(self, loss=loss)
         # copies, as the optimiser goes on writing into these tensors
-        theta, rates = ({name: tensor.clone() for name, tensor in part.items()} for part in (self.state.theta, self.state.rates))
-        return replace(self, loss=loss, best=Best(replace(self.state, theta=theta, rates=rates), loss))
+        seen = self.averaged
+        theta, rates = ({name: tensor.clone() for name, tensor in part.items()} for part in (seen.theta, seen.rates))
+        return replace(self, loss=loss, best=Best(replace(seen, theta=theta, rates=rates), loss))
 
     def lasting(self, seconds: float) -> "Progress":
         """So many seconds later."""
@@ -161,7 +169,7 @@ class Progress:
 
     def end(self, leg: Leg) -> State:
         """The state that a finished leg leaves, its best if that was kept, with what it took; steps go on counting from the last."""
-        left = self.best.state if self.best else self.state
+        left = self.best.state if self.best else self.averaged
         return replace(left, step=self.state.step, spent=(*self.state.spent, self.spent(leg)))
 
 
