@@ -194,6 +194,9 @@ def test_memory_by_hand(tiny_recipe, toy_suite, tiny_spec):
     assert found["tasks' adapters"] == state_bytes(shapes_of(base), 3, 2, Adam(), "keep").device
     assert found["activations"] == max(each.tokens for each in rows) * 1500
     assert found["logits"] == 2 * max(len(each.targets) for each in rows) * 258 * 4
+    averaged = tiny_recipe(PHASES["fomaml"], base={"quantization": "nf4"}, outer={"ema_decay": 0.9})
+    own = memory(averaged, base.spec, skeleton(base.spec), [batch], Layers((1000.0, 1500.0), 1.0, True, True))
+    assert own["adapter, gradient and AdamW's moments"] == 5 * 4 * values
 
 
 def shapes_of(base):

@@ -41,7 +41,7 @@ from headstart.training.loop import adaptation
 FLOAT32 = 4
 """Bytes."""
 FLOATS = 4
-"""Float32 numbers kept for each value of the adapter: itself, its meta-gradient, and AdamW's two moments."""
+"""Float32 numbers kept for each value of the adapter: itself, its meta-gradient, and AdamW's two moments; with `outer.ema_decay` its average too."""
 VOCABULARY = 512
 """Of the measured layers: logits are counted apart."""
 MEASURED_TOKENS, TOGETHER = 384, 1024
@@ -217,9 +217,10 @@ def memory(recipe: Recipe, spec: BaseSpec, model: Any, batches: Sequence[Batch],
     rows = [each for batch in batches for each in (*batch.support, batch.query)]
     tokens, labels = max(each.tokens for each in rows), max(len(each.targets) for each in rows)
     tasks = max(batch.tasks for batch in batches)
+    floats = FLOATS + bool(recipe.outer.ema_decay)
     return {
         "weights": weights.four_bit_bytes + weights.dense_bytes,
-        "adapter, gradient and AdamW's moments": FLOATS * FLOAT32 * _values(shapes),
+        "adapter, gradient and AdamW's moments": floats * FLOAT32 * _values(shapes),
         "tasks' adapters": max((_inner(phase, shapes, tasks) for phase in recipe.phases), default=0),
         "activations": layers.activations(tokens, reached),
         "logits": 2 * labels * config.vocab_size * max(FLOAT32, DTYPES[spec.dtype].itemsize),
