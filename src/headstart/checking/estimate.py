@@ -41,7 +41,7 @@ from headstart.training.loop import adaptation
 FLOAT32 = 4
 """Bytes."""
 FLOATS = 4
-"""Float32 numbers kept for each value of the adapter: itself, its meta-gradient, and AdamW's two moments; with `outer.ema_decay` its average too."""
+"""Float32 numbers kept for each value of the adapter: itself, its meta-gradient, and AdamW's two moments; one more where it is averaged."""
 VOCABULARY = 512
 """Of the measured layers: logits are counted apart."""
 MEASURED_TOKENS, TOGETHER = 384, 1024
