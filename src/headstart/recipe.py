@@ -236,13 +236,16 @@ NO_INNER_LOOP = InnerSection(steps=0, learn_rates=False)
 
 
 class _Phase(_Section):
-    """How long a phase is, and how fast it goes."""
+    """How long a phase is, how fast it goes, and how much it looks at."""
 
     flops: Operations | None = Field(
         None, description="counted operations, over all ranks, after which it ends; what it spends past them comes off the next such phase"
     )
     steps: PositiveInt | None = Field(None, validate_default=True, description="outer steps after which it ends; either these or `flops`")
     learning_rate: PositiveFloat | None = Field(None, description="outer learning rate of this phase; outer.learning_rate where empty")
+    query: PositiveInt | None = Field(
+        None, description="examples a task is judged on in this phase, or all that its support leaves; suite.query where empty"
+    )
 
     @field_validator("steps")
     @classmethod

@@ -168,3 +168,15 @@ def test_numbers_of_shots_are_drawn_by_seed_and_step_each_as_often():
     assert set(counts) == {4, 8, 16}
     assert min(counts.values()) > 160
     assert {shots_at((5,), seed=0, step=step) for step in range(9)} == {5}
+
+
+def test_other_than_the_suites_query_is_as_much_as_a_task_has():
+    usual, more, fewer = (episode(wanted=wanted) for wanted in (None, 9, 2))
+    for one, other, short in zip(usual, more, fewer, strict=True):
+        assert one.task == other.task == short.task
+        assert len(other.query) == min(9, len(one.task.examples) - 4)
+        assert (other.query[: len(one.query)], short.query) == (one.query, one.query[:2])
+        assert [len(batch) for batch in other.support] == [len(batch) for batch in one.support] == [4]
+        assert not set(other.query) & set(other.support[0])
+    (everything,) = episode(wanted=1000, tasks=1)
+    assert len(everything.query) == len(everything.task.examples) - 4

@@ -115,3 +115,11 @@ def test_matrices_go_on_where_they_are_learned_and_nowhere_else():
     assert all(torch.equal(rate, torch.full((2,), 0.01)) for rate in started(matrices).values())
     longer = {name: torch.rand(3, 2, 2) for name in NAMES}
     assert all(torch.equal(rate, 0.01 * torch.eye(2).expand(2, 2, 2)) for rate in started(longer, precondition=True).values())
+
+
+def test_a_phase_may_judge_on_other_than_the_suites_number(tiny_recipe, toy_suite):
+    recipe = tiny_recipe(FOMAML, {**FOMAML, "query": 6}, suite={"support": 4, "query": 3})
+    usual, more = (episode_of(recipe, toy_suite, phase, 5) for phase in recipe.phases)
+    assert [len(draw.query) for draw in usual] == [3, 3]
+    assert [len(draw.query) for draw in more] == [6, 6]
+    assert [draw.task for draw in usual] == [draw.task for draw in more]

@@ -62,13 +62,15 @@ def training_episode(
     sampler: Sampler = "cluster",
     alpha: float = ALPHA,
     redrawn: Redrawn = NOTHING_REDRAWN,
+    wanted: int | None = None,
 ) -> Episode:
     """The tasks of one training step on one rank, drawn from `meta_train` by a sampler, without replacement over all ranks.
 
     Ranks take consecutive slices of one order that depends on (seed, step) alone, and a task's examples depend on
     (seed, step, task), so R ranks of T tasks see what one rank of R*T tasks would see, and a resumed run what an uninterrupted one does.
-    What is `redrawn` is drawn apart from the examples, which stay the same. That they fit whatever is drawn, `prepare_suite` has to be
-    told of it as well.
+    Every task has `query` examples to be judged on beside its support; where other than so many are `wanted`, it gives these, or all
+    that its support leaves. What is `redrawn` is drawn apart from the examples, which stay the same. That they fit whatever is drawn,
+    `prepare_suite` has to be told of it as well.
 
     Raises:
         SuiteError: `meta_train` has fewer tasks than the slice needs.
@@ -80,7 +82,10 @@ def training_episode(
         )
     order = step_order(suite, seed=seed, step=step, sampler=sampler, alpha=alpha)
     chosen = order[rank * tasks : (rank + 1) * tasks]
-    return tuple(_training_draw(_redrawn(task, redrawn, seed, step), seed, step, support, query, minibatches) for task in chosen)
+    for task in chosen:
+        require_examples(task, support + query)
+    drawn = [_redrawn(task, redrawn, seed, step) for task in chosen]
+    return tuple(_training_draw(task, seed, step, support, query if wanted is None else wanted, minibatches) for task in drawn)
 
 
 def shots_at(sizes: Sequence[int], *, seed: int, step: int) -> int:
@@ -105,7 +110,7 @@ def _redrawn(task: Task, redrawn: Redrawn, seed: int, step: int) -> Task:
 
 def _training_draw(task: Task, seed: int, step: int, support: int, query: int, minibatches: int) -> Draw:
     """Query first, so that it is the same for every number of minibatches; each minibatch is a fresh draw from the rest."""
-    require_examples(task, support + query)
+    query = min(query, len(task.examples) - support)
     rng = np.random.default_rng([seed, step, stable_hash(task.name)])
     order = rng.permutation(len(task.examples))
     rest = order[query:]

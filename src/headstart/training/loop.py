@@ -143,6 +143,7 @@ def episode_of(recipe: Recipe, suite: TaskSuite, phase: Phase, step: int, rank: 
         sampler=section.sampler,
         alpha=section.sampler_alpha,
         redrawn=section.redrawn,
+        wanted=phase.query,
     )
 
 
