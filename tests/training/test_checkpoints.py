@@ -97,12 +97,8 @@ def test_resumed_is_uninterrupted_to_the_bit(tiny_recipe, quiet, monkeypatch, ou
     assert not (broken.run.output_dir / "checkpoints").exists()
 
 
-# in each phase after its first step, at its end and at its last but one, and in the control
-@pytest.mark.parametrize("row", [1, 2, 4, 7])
-def test_averages_and_pulls_back_go_on_to_the_bit(tiny_recipe, quiet, monkeypatch, outcome, row):
-    outer = {"learning_rate": 0.01, "warmup_steps": 1, "lr_scheduler_type": "linear", "ema_decay": 0.8, "proximal": 20.0}
-    phases = ({**PHASES[0], "learning_rate": 0.02}, PHASES[1])
-    whole, broken = (tiny_recipe(*phases, folder=folder, run=RUN, outer=outer) for folder in ("whole", "broken"))
+def assert_goes_on(whole, broken, row, quiet, monkeypatch, outcome):
+    """A run that is stopped at a row of its metrics and resumed ends as one that never was."""
     meta_train(whole, quiet)
     with monkeypatch.context() as patch:
         end_at(patch, row, ask_to_stop)
@@ -110,6 +106,15 @@ def test_averages_and_pulls_back_go_on_to_the_bit(tiny_recipe, quiet, monkeypatc
             meta_train(broken, quiet)
     meta_train(broken, quiet, resume=True)
     assert outcome(broken.run.output_dir) == outcome(whole.run.output_dir)
+
+
+# in each phase after its first step, at its end and at its last but one, and in the control
+@pytest.mark.parametrize("row", [1, 2, 4, 7])
+def test_averages_and_pulls_back_go_on_to_the_bit(tiny_recipe, quiet, monkeypatch, outcome, row):
+    outer = {"learning_rate": 0.01, "warmup_steps": 1, "lr_scheduler_type": "linear", "ema_decay": 0.8, "proximal": 20.0}
+    phases = ({**PHASES[0], "learning_rate": 0.02}, PHASES[1])
+    whole, broken = (tiny_recipe(*phases, folder=folder, run=RUN, outer=outer) for folder in ("whole", "broken"))
+    assert_goes_on(whole, broken, row, quiet, monkeypatch, outcome)
 
 
 # in the phase with matrices, after its first step and at its end; in the next, which goes on with them
@@ -120,13 +125,7 @@ def test_preconditioners_go_on_to_the_bit(tiny_recipe, quiet, monkeypatch, outco
     phases = (mixing, {**mixing, "learn": "rates"})
     outer = {"learning_rate": 0.01, "warmup_steps": 1, "ema_decay": 0.5}
     whole, broken = (tiny_recipe(*phases, folder=folder, outer=outer) for folder in ("whole", "broken"))
-    meta_train(whole, quiet)
-    with monkeypatch.context() as patch:
-        end_at(patch, row, ask_to_stop)
-        with pytest.raises(Stopped):
-            meta_train(broken, quiet)
-    meta_train(broken, quiet, resume=True)
-    assert outcome(broken.run.output_dir) == outcome(whole.run.output_dir)
+    assert_goes_on(whole, broken, row, quiet, monkeypatch, outcome)
 
 
 # a look in the middle of a phase is its best
