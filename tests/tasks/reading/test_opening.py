@@ -50,6 +50,7 @@ def test_files_and_ids_are_told_apart(tmp_path):
     ("path", "words"),
     [
         ("nowhere", "there is no suite 'nowhere': give `builtin`, a folder with splits.json and tasks.json, one of files"),
+        ("../nowhere", "there is no suite '../nowhere': give `builtin`"),
         ("/no/such/folder", "there is no suite '/no/such/folder': give `builtin`"),
         ("a.jsonl/below", "a.jsonl/below: there is no such folder, and the hub gives no such dataset"),
     ],

@@ -12,7 +12,8 @@ from headstart.tasks.reading.tables import is_table
 from headstart.tasks.reading.text import why_not
 from headstart.tasks.spec import SourceKind, SourceSpec
 
-HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+HUB_ID = re.compile(r"\w[\w.-]*/[\w.-]+")
+"""As the hub names datasets: never with a point first, so that `../pool` is a folder, be it there or not."""
 WHAT_THERE_IS = "give `builtin`, a folder with splits.json and tasks.json, one of files that are a task each, or a dataset's id on the hub"
 
 READERS: Mapping[SourceKind, Callable[[SourceSpec, Report], Source]] = {
