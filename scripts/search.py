@@ -62,9 +62,7 @@ def main() -> None:
         if not path.exists():
             adapter = trained(name, plan, asked.runs)
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_json(
-                path, {"name": name, **plan["trials"][name], "record": told(adapter), "rows": list(measure(adapter, plan["measure"]))}
-            )
+            write_json(path, {"name": name, **plan["trials"][name], "record": told(adapter), "rows": list(measure(adapter, plan))})
             print(f"{name}: done", flush=True)
 
 
@@ -119,11 +117,11 @@ def told(adapter: MetaAdapter) -> dict[str, Any]:
     return {key: adapter.record[key] for key in ("recipe", "phases", "cost", "machine", "versions", "commit") if key in adapter.record}
 
 
-def measure(adapter: MetaAdapter, wanted: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+def measure(adapter: MetaAdapter, plan: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """Loss and greedy accuracy of every task at every step, under AdamW at given rates and under the adapter's own rule."""
-    spec, recipe = adapter.base, adapter.record["recipe"]
+    spec, wanted = adapter.base, plan["measure"]
     base, renderer = load_base(spec), Renderer(load_tokenizer(spec), wanted["max_length"], spec.chat_template_kwargs)
-    sources = parse_recipe(recipe).suite.specs
+    sources = load_recipe(plan["recipe"]).suite.specs
     with passes_over(base, adapter.lora, wanted["max_length"]) as passes:
         for regime, rates in wanted["rates"].items():
             suite, _ = prepare_suite(sources, regime, renderer, wanted["support"] + wanted["query"])

@@ -17,7 +17,7 @@ from headstart.tasks.episodes import Redrawn
 from headstart.tasks.reading.text import why_not
 from headstart.tasks.regimes import Codes, Regime
 from headstart.tasks.samplers import Sampler
-from headstart.tasks.spec import SHARES, SourceKind, SourceSpec
+from headstart.tasks.spec import SHARES, SourceKind, SourceSpec, TaskType
 from headstart.yaml12 import read_yaml
 
 PositiveInt = Annotated[int, Field(ge=1)]
@@ -80,6 +80,9 @@ class SourceSection(_Section):
     clusters: Names | None = Field(None, description="only tasks of these clusters")
     languages: Names | None = Field(None, description="only tasks of these languages")
     licences: Names | None = Field(None, description="only tasks under these licences")
+    types: Annotated[tuple[TaskType, ...], Field(min_length=1)] | None = Field(
+        None, description="only `classification`, tasks with labels, or only `generation`"
+    )
     exclude: Names | None = Field(None, description="no tasks whose names match one of these shell patterns, as `bigbench__*`")
     min_examples: NonNegativeInt = Field(0, description="only tasks with so many examples")
     max_examples: PositiveInt | None = Field(None, description="of larger tasks so many examples, drawn once")

@@ -110,6 +110,16 @@ def test_mixed_holds_every_task_both_ways_in_one_split(folder, tokenizer):
     assert suite.tasks["a"].labels == ("yes",) != suite.tasks["a@house_rules"].labels
 
 
+def test_classifications_or_generations_alone(folder, files, tokenizer):
+    free, notes = prepared(SourceSpec(str(folder)), SourceSpec(str(files), types=("generation",)), tokenizer=tokenizer)
+    assert {f"two/t{number}" for number in range(2, 10)} < set(free.tasks)
+    assert not any("by types" in note for note in notes)
+    with pytest.raises(DataError, match=r"no task is left: all were left out \(10 by types\)"):
+        prepared(SourceSpec(str(folder)), SourceSpec(str(files), types=("classification",)), tokenizer=tokenizer)
+    labelled, _ = prepared(SourceSpec(str(folder), types=("classification",)), tokenizer=tokenizer, regime="mixed")
+    assert all(task.labels for task in labelled.tasks.values())
+
+
 def test_house_rules_are_drawn_by_the_seed(folder, tokenizer):
     labels = [
         prepared(SourceSpec(str(folder)), tokenizer=tokenizer, regime="house_rules", seed=seed)[0].tasks["a"].labels for seed in (0, 0, 1)

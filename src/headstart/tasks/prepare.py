@@ -280,6 +280,8 @@ def left_out(task: Task, spec: SourceSpec) -> str:
         return "languages"
     if spec.licences is not None and not _all_in(task.licence, spec.licences):
         return "licences"
+    if spec.types is not None and ("classification" if task.labels else "generation") not in spec.types:
+        return "types"
     return "min_examples" if len(task.examples) < spec.min_examples else ""
 
 

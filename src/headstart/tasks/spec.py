@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+TaskType = Literal["classification", "generation"]
+"""A task with labels, and one without."""
 SourceKind = Literal["auto", "builtin", "folder", "natural_instructions", "files", "dataset"]
 SHARES = {"meta_train": 0.8, "meta_validation": 0.1, "meta_test": 0.1}
 """How clusters are shared out where a source has no splits of its own."""
@@ -21,6 +23,7 @@ class SourceSpec:
         clusters: only tasks of these clusters.
         languages: only tasks of these languages.
         licences: only tasks under these licences.
+        types: only classifications (tasks with labels), or only generations.
         exclude: no tasks whose names, as the source has them, match one of these shell patterns (`fnmatch`; case counts).
         min_examples: only tasks with so many examples.
         max_examples: of larger tasks so many examples, drawn once.
@@ -46,6 +49,7 @@ class SourceSpec:
     clusters: tuple[str, ...] | None = None
     languages: tuple[str, ...] | None = None
     licences: tuple[str, ...] | None = None
+    types: tuple[TaskType, ...] | None = None
     exclude: tuple[str, ...] | None = None
     min_examples: int = 0
     max_examples: int | None = None
