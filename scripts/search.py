@@ -113,8 +113,10 @@ def train(recipe: Recipe, start: MetaAdapter | None) -> MetaAdapter:
 
 
 def told(adapter: MetaAdapter) -> dict[str, Any]:
-    """What is kept of how an adapter was made."""
-    return {key: adapter.record[key] for key in ("recipe", "phases", "cost", "machine", "versions", "commit") if key in adapter.record}
+    """What is kept of how an adapter was made; where it was written is no part of it."""
+    recipe = {section: content for section, content in adapter.record["recipe"].items() if section != "run"}
+    made = ("phases", "cost", "machine", "versions", "commit")
+    return {"recipe": recipe} | {key: adapter.record[key] for key in made if key in adapter.record}
 
 
 def measure(adapter: MetaAdapter, plan: Mapping[str, Any]) -> Iterator[dict[str, Any]]:

@@ -55,7 +55,8 @@ def test_a_trial_goes_on_to_the_bits_of_its_whole_recipe(search, plan, monkeypat
     recipe = kept["meta"]["record"]["recipe"]
     assert [phase["algorithm"] for phase in recipe["phases"]] == ["multitask", "fomaml"]
     assert recipe["outer"]["rates_learning_rate"] == 0.1
-    recipe["run"]["output_dir"] = str(tmp_path / "whole")
+    assert "run" not in recipe
+    recipe["run"] = {"output_dir": str(tmp_path / "whole"), "eval_tasks": 1}
     whole, parts = meta_train(parse_recipe(recipe), quiet), MetaAdapter.from_pretrained(plan.parent / "runs" / "meta" / "adapter")
     assert all(torch.equal(whole.theta[name], tensor) for name, tensor in parts.theta.items())
     assert all(torch.equal(whole.rates[name], tensor) for name, tensor in parts.rates.items())
