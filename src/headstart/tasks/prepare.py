@@ -5,26 +5,23 @@ import gc
 import hashlib
 import json
 import tempfile
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field, replace
-from fnmatch import fnmatchcase
-from functools import cached_property
+from dataclasses import asdict, dataclass, replace
 from itertools import chain, zip_longest
 from pathlib import Path
 from shutil import rmtree
 
 from headstart.files import digest_of_files, writing
-from headstart.tasks.codes import MOST_OF_ONE_SYLLABLE, SYLLABLES
 from headstart.tasks.episodes import NOTHING_REDRAWN, Redrawn
-from headstart.tasks.problems import Counting, DataError, Place, Problem, Report, refuse
+from headstart.tasks.part import Part
+from headstart.tasks.problems import Counting, Problem, Report, refuse
 from headstart.tasks.reading.opening import open_source
-from headstart.tasks.reading.source import ReadTask, Source, at_most
-from headstart.tasks.reading.splits import hold_out
+from headstart.tasks.reading.source import ReadTask, Source
 from headstart.tasks.regimes import Regime, under_regime
 from headstart.tasks.render import Renderer
 from headstart.tasks.rows import Rendered
+from headstart.tasks.sizing import Sizing
 from headstart.tasks.spec import SourceSpec
 from headstart.tasks.store import StoredExamples, Writer, forget_old_stores, is_stored, read_store, stores_folder
 from headstart.tasks.task import Example, SuiteError, Task, TaskSuite
@@ -109,7 +106,7 @@ def revision_of(sources: Sequence[tuple[SourceSpec, Source]]) -> str:
 def _said(spec: SourceSpec) -> dict[str, object]:
     """What a user says of a source, so that a suite from which nothing is excluded has the revision it had before that could be said."""
     said = asdict(spec)
-    return said if spec.exclude else {key: value for key, value in said.items() if key != "exclude"}
+    return said if spec.exclude or spec.types else {key: value for key, value in said.items() if key not in ("exclude", "types")}
 
 
 def code_digest() -> str:
@@ -162,7 +159,7 @@ def _scratch() -> Path:
 def _fill(folder: Path, plan: Plan, renderer: Renderer, report: Counting, watch: Watch | None) -> None:
     folder.mkdir()
     parts: list[Part] = []
-    sizing = _Sizing(renderer, plan.redrawn)
+    sizing = Sizing(renderer, plan.redrawn)
     with Writer.into(folder) as writer:
         for number, (spec, source) in enumerate(plan.sources):
             part = Part(spec, source, f"{source.name}#{number}" if source.name in [part.name for part in parts] else source.name)
@@ -188,109 +185,7 @@ def _warned(warnings: int) -> list[str]:
     return [f"{warnings} warnings on rows and tasks, such as repeated inputs left out; `headstart check` lists them"] if warnings else []
 
 
-@dataclass
-class Part:
-    """One source's part of a suite, as it is read.
-
-    Args:
-        spec: what the user said of it.
-        source: opened.
-        name: its own among the sources.
-        clusters: of the tasks that were stored, by the source's names for them.
-        versions: those names -> the suite's.
-        gone: how many tasks were left out, by what for.
-    """
-
-    spec: SourceSpec
-    source: Source
-    name: str
-    clusters: dict[str, str] = field(default_factory=dict)
-    versions: dict[str, list[str]] = field(default_factory=dict)
-    gone: Counter[str] = field(default_factory=Counter)
-    prefix: str = ""
-
-    def read(self, report: Report, prefix: str = "") -> Iterator[ReadTask]:
-        """The tasks that the user wants, under the suite's names for them."""
-        self.prefix = prefix
-        splits, names = self.source.splits, list[str]()
-        if splits is not None:
-            # which name all tasks before any is read
-            self._require_excluding([name for split in splits.values() for name in split], report)
-        for read in self.source.read(report):
-            names.append(read.task.name)
-            reason = left_out(read.task, self.spec)
-            if reason:
-                self.gone[reason] += 1
-            else:
-                taken = at_most(read, self.spec.max_examples)
-                yield taken._replace(task=replace(taken.task, name=f"{prefix}{taken.task.name}"))
-        if splits is None:
-            self._require_excluding(names, report)
-
-    def _require_excluding(self, names: Sequence[str], report: Report) -> None:
-        """Tell of patterns that leave nothing out: what they were meant for would be trained on."""
-        for pattern in self.spec.exclude or ():
-            if not any(fnmatchcase(name, pattern) for name in names):
-                told = f"exclude: the pattern {pattern!r} matches none of the {len(names)} tasks of the source; mend it, or take it out"
-                report(Problem(told, Place(self.spec.path)))
-
-    def stored(self, task: Task, version: Task) -> None:
-        """Note that a version of a task was stored."""
-        own = task.name.removeprefix(self.prefix)
-        self.clusters[own] = task.cluster
-        self.versions.setdefault(own, []).append(version.name)
-
-    def splits(self, report: Report) -> dict[str, tuple[str, ...]]:
-        """The source's splits, or whole clusters held out where it has none."""
-        try:
-            found = self._splits()
-        except DataError as error:
-            report(error.problem.at(Place(self.spec.path)))
-            found = {"meta_train": tuple(self.clusters)}
-        return {split: tuple(version for name in names for version in self.versions.get(name, ())) for split, names in found.items()}
-
-    def _splits(self) -> dict[str, tuple[str, ...]]:
-        if not self.clusters:
-            raise DataError(Problem(f"no task is left{self._found()}"))
-        if self.source.splits is None:
-            return hold_out(self.clusters, self.spec.splits)
-        held = dict(self.source.splits)
-        if self.source.validation_share:
-            training = {name: self.clusters[name] for name in held["meta_train"] if name in self.clusters}
-            share = self.source.validation_share
-            held |= hold_out(training, {"meta_train": 1 - share, "meta_validation": share})
-        return held
-
-    def notes(self) -> list[str]:
-        """How many tasks the filters took."""
-        taken = ", ".join(f"{count} by {reason}" for reason, count in self.gone.items())
-        return [f"{self.name}: {sum(self.gone.values())} tasks left out, {taken}"] if taken else []
-
-    def _found(self) -> str:
-        return f": all were left out ({', '.join(f'{count} by {reason}' for reason, count in self.gone.items())})" if self.gone else ""
-
-
-def left_out(task: Task, spec: SourceSpec) -> str:
-    """Which of a source's filters a task, by the source's own name for it, does not pass; empty where it passes all."""
-    if any(fnmatchcase(task.name, pattern) for pattern in spec.exclude or ()):
-        return "exclude"
-    if spec.clusters is not None and task.cluster not in spec.clusters:
-        return "clusters"
-    if spec.languages is not None and not _all_in(task.language, spec.languages):
-        return "languages"
-    if spec.licences is not None and not _all_in(task.licence, spec.licences):
-        return "licences"
-    if spec.types is not None and ("classification" if task.labels else "generation") not in spec.types:
-        return "types"
-    return "min_examples" if len(task.examples) < spec.min_examples else ""
-
-
-def _all_in(told: str, wanted: Sequence[str]) -> bool:
-    """Whether all that a task names, and it names something, is wanted."""
-    return bool(told) and {part.strip() for part in told.split(",")} <= set(wanted)
-
-
-def _store(read: ReadTask, writer: Writer, sizing: "_Sizing", origin: str, report: Report, watch: Watch | None) -> bool:
+def _store(read: ReadTask, writer: Writer, sizing: Sizing, origin: str, report: Report, watch: Watch | None) -> bool:
     """Render a task and write it; whether anything of it is left."""
     read, rendered = _rendered(read, sizing.renderer, report)
     if not rendered:
@@ -325,53 +220,6 @@ def _rendered(read: ReadTask, renderer: Renderer, report: Report) -> tuple[ReadT
             return read, []
         examples = tuple(task.examples[index] for index in kept)
         return ReadTask(replace(task, examples=examples), [read.places[index] for index in kept]), rendered
-
-
-@dataclass(frozen=True)
-class _Sizing:
-    """How long examples may get.
-
-    Args:
-        renderer: of the base.
-        redrawn: what training draws anew at each step.
-    """
-
-    renderer: Renderer
-    redrawn: Redrawn = NOTHING_REDRAWN
-
-    def lengths(self, task: Task, rendered: Sequence[Rendered]) -> list[int]:
-        """The most tokens of each example, rendered as it is: under each wording and with each answer that it may be given.
-
-        Every wording is measured with every example, since what a tokenizer makes of a line's end may depend on both sides of it.
-        """
-        lengths = self._answered(task, rendered)
-        for wording in task.paraphrases if self.redrawn.wording else ():
-            reworded = replace(task, instruction=wording, paraphrases=())
-            own = self._answered(reworded, self.renderer.measure(wording, task.examples))
-            lengths = [max(pair) for pair in zip(lengths, own, strict=True)]
-        return lengths
-
-    def _answered(self, task: Task, rendered: Sequence[Rendered]) -> list[int]:
-        """The tokens of each example, whichever answer it is given: ranking renders every label."""
-        if not task.labels:
-            return [len(one.ids) for one in rendered]
-        longest = max(self._answers(task.instruction, task.examples[0], self._labels(task)))
-        return [one.answer + longest for one in rendered]
-
-    def _labels(self, task: Task) -> Sequence[str]:
-        """All labels that a task may have; of codes drawn anew, the longest stands for all."""
-        recoded = self.redrawn.codes and task.original_labels and len(task.labels) <= MOST_OF_ONE_SYLLABLE
-        return (*task.labels, self._longest_code) if recoded else task.labels
-
-    @cached_property
-    def _longest_code(self) -> str:
-        lengths = self._answers("", Example("a", "b"), SYLLABLES)
-        return SYLLABLES[lengths.index(max(lengths))]
-
-    def _answers(self, instruction: str, example: Example, answers: Sequence[str]) -> list[int]:
-        """The tokens of answers to an example, each with the token that ends it."""
-        rendered = self.renderer.measure(instruction, [replace(example, output=answer, tokens=None) for answer in answers])
-        return [len(one.ids) - one.answer for one in rendered]
 
 
 def nothing_to_redraw(suite: TaskSuite, redrawn: Redrawn) -> list[str]:
@@ -417,7 +265,7 @@ def fitting(task: Task, renderer: Renderer) -> Sequence[Example]:
     if isinstance(task.examples, StoredExamples):
         return task.examples.within(renderer.max_length)
     rendered = renderer.measure(task.instruction, task.examples)
-    lengths = _Sizing(renderer).lengths(task, rendered)
+    lengths = Sizing(renderer).lengths(task, rendered)
     return tuple(example for example, length in zip(task.examples, lengths, strict=True) if length <= renderer.max_length)
 
 

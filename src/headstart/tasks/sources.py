@@ -4,7 +4,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from headstart.tasks.prepare import Part, revision_of
+from headstart.tasks.part import Part
+from headstart.tasks.prepare import revision_of
 from headstart.tasks.problems import Place, refuse
 from headstart.tasks.reading.opening import open_source
 from headstart.tasks.reading.shapes import examples_of
