@@ -39,8 +39,8 @@ from headstart.training.runtime import Runtime
 from headstart.training.state import Position, Progress, Spent, State
 from headstart.yaml12 import read_yaml
 
-LEARNED = "learned"
-"""The rule and rates that an adapter was learned with."""
+ADAMW, ADAM, LEARNED = "adamw", "adam", "learned"
+"""Plain AdamW, Adam with less momentum, and the rule and rates that an adapter was learned with."""
 
 
 def main() -> None:
@@ -120,28 +120,31 @@ def told(adapter: MetaAdapter) -> dict[str, Any]:
 
 
 def measure(adapter: MetaAdapter, plan: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """Loss and greedy accuracy of every task at every step, under AdamW at given rates and under the adapter's own rule."""
+    """Loss and greedy accuracy of every task at every step, under each rule at given rates and under the adapter's own."""
     spec, wanted = adapter.base, plan["measure"]
     base, renderer = load_base(spec), Renderer(load_tokenizer(spec), wanted["max_length"], spec.chat_template_kwargs)
     sources = load_recipe(plan["recipe"]).suite.specs
     with passes_over(base, adapter.lora, wanted["max_length"]) as passes:
-        for regime, rates in wanted["rates"].items():
+        for regime in wanted["rates"]:
             suite, _ = prepare_suite(sources, regime, renderer, wanted["support"] + wanted["query"])
             tasks = [task for task in suite.split(VALIDATION) if task.name.partition("@")[0] in wanted["tasks"]]
             for draw in range(wanted["draws"]):
                 drawn = [evaluation_draw(task, draw=FIRST_DRAW + draw, support=wanted["support"], query=wanted["query"]) for task in tasks]
-                for rule, arm in arms(adapter, rates, passes):
+                less = wanted["less_momentum"]
+                rules = {ADAMW: (Adam(), wanted["rates"][regime]), ADAM: (Adam(beta1=less["beta1"]), less["rates"].get(regime, ()))}
+                for rule, arm in arms(adapter, rules, passes):
                     for row in rows_of(arm, tuple(drawn), wanted["steps"], passes):
                         yield {"regime": regime, "rule": rule, "draw": draw, **row}
 
 
-def arms(adapter: MetaAdapter, rates: Sequence[float], passes: Passes) -> Iterator[tuple[str, Arm]]:
-    """The ways of adapting: AdamW at each rate, and the learned rates where there are some."""
+def arms(adapter: MetaAdapter, rules: Mapping[str, tuple[Adam, Sequence[float]]], passes: Passes) -> Iterator[tuple[str, Arm]]:
+    """The ways of adapting: each rule at each of its rates, and the learned rates where there are some."""
     theta = adapter.initial(passes.learner)
     ones = adapter.adaptation.constant_rates(theta, 1.0)
-    for rate in rates:
-        scaled = {name: one * rate for name, one in ones.items()}
-        yield f"adamw {rate:g}", Arm("meta_adamw", 0, lambda episode: expand(theta, len(episode)), Adam(), scaled, ())
+    for name, (built, rates) in rules.items():
+        for rate in rates:
+            scaled = {tensor: one * rate for tensor, one in ones.items()}
+            yield f"{name} {rate:g}", Arm("meta_adamw", 0, lambda episode: expand(theta, len(episode)), built, scaled, ())
     if adapter.rates:
         own = adapter.schedule(passes.learner)
         yield LEARNED, Arm("meta", 0, lambda episode: expand(theta, len(episode)), adapter.adaptation.build(), own, ())
@@ -166,29 +169,32 @@ def rows_of(arm: Arm, episode: Episode, steps: Sequence[int], passes: Passes) ->
 
 
 def table(folder: Path, reference: str) -> str:
-    """Every trial at its last step: the rate of the lowest loss, that loss and exact answers, and how they differ from the reference's."""
+    """Every trial at its last step: a rule at the rate of its lowest loss, that loss and exact answers, and how they differ.
+
+    The difference is from the reference under the same rule, or under AdamW where it has not that rule.
+    """
     trials = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))}
     lines = ["| trial | regime | rule | PFLOP | loss | against | exact, % | against |", "| --- " * 8 + "|"]
     for name, trial in trials.items():
         for regime in dict.fromkeys(row["regime"] for row in trial["rows"]):
-            theirs = best(trials[reference]["rows"], regime, learned=False)
-            for learned in (False, True):
-                rows = best(trial["rows"], regime, learned)
+            for rule in (ADAMW, ADAM, LEARNED):
+                rows = best(trial["rows"], regime, rule)
                 if rows:
+                    theirs = best(trials[reference]["rows"], regime, rule) or best(trials[reference]["rows"], regime, ADAMW)
                     flops = trial["record"]["cost"]["flops"] / 1e15
                     columns = [f"{compared(rows, theirs, metric, scale)}" for metric, scale in (("loss", 1), ("exact", 100))]
                     lines.append(f"| {name} | {regime} | {rows[0]['rule']} | {flops:.3f} | {' | '.join(columns)} |")
     return "\n".join(lines)
 
 
-def best(rows: Sequence[Mapping[str, Any]], regime: str, learned: bool) -> list[Mapping[str, Any]]:
-    """The rows of a regime at the last step under the rule of the lowest mean loss, either AdamW's or the learned one."""
+def best(rows: Sequence[Mapping[str, Any]], regime: str, rule: str) -> list[Mapping[str, Any]]:
+    """The rows of a regime at the last step under a rule, at that of its rates which has the lowest mean loss."""
     last = max(row["step"] for row in rows)
-    own = [row for row in rows if row["regime"] == regime and row["step"] == last and (row["rule"] == LEARNED) == learned]
-    by_rule: dict[str, list[Mapping[str, Any]]] = {}
-    for row in own:
-        by_rule.setdefault(row["rule"], []).append(row)
-    return min(by_rule.values(), key=lambda found: mean(found, "loss"), default=[])
+    by_rate: dict[str, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        if (row["regime"], row["step"], row["rule"].partition(" ")[0]) == (regime, last, rule):
+            by_rate.setdefault(row["rule"], []).append(row)
+    return min(by_rate.values(), key=lambda found: mean(found, "loss"), default=[])
 
 
 def mean(rows: Sequence[Mapping[str, Any]], metric: str) -> float:

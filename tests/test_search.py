@@ -37,6 +37,7 @@ def plan(tiny_folder, tmp_path):
     tasks = [task.name for task in builtin_suite().split("meta_validation")[:2]]
     rates = {"instructed": [0.001, 0.01], "house_rules": [0.01]}
     measure = {"tasks": tasks, "max_length": 400, "support": 2, "query": 3, "draws": 2, "steps": [0, 2], "rates": rates}
+    measure["less_momentum"] = {"beta1": 0.5, "rates": {"house_rules": [0.02]}}
     trials = {"warm": {"phases": [MULTITASK]}, "meta": {"from": "warm", "phases": [FOMAML], "set": ["outer.rates_learning_rate=0.1"]}}
     path = tmp_path / "trials.yaml"
     path.write_text(yaml.safe_dump({"recipe": str(tmp_path / "recipe.yaml"), "measure": measure, "trials": trials}))
@@ -62,9 +63,11 @@ def test_a_trial_goes_on_to_the_bits_of_its_whole_recipe(search, plan, monkeypat
     assert all(torch.equal(whole.rates[name], tensor) for name, tensor in parts.rates.items())
     assert whole.record["cost"]["flops"] == kept["meta"]["record"]["cost"]["flops"] > kept["warm"]["record"]["cost"]["flops"]
     # two tasks, two draws, two steps, of every rule in its regime
-    assert len(kept["warm"]["rows"]) == 8 * 3
-    assert len(kept["meta"]["rows"]) == 8 * 5
-    assert {row["rule"] for row in kept["meta"]["rows"]} == {"adamw 0.001", "adamw 0.01", "learned"}
+    assert len(kept["warm"]["rows"]) == 8 * 4
+    assert len(kept["meta"]["rows"]) == 8 * 6
+    assert {row["rule"] for row in kept["meta"]["rows"]} == {"adamw 0.001", "adamw 0.01", "adam 0.02", "learned"}
+    losses = {row["rule"]: row["loss"] for row in kept["meta"]["rows"] if row["regime"] == "house_rules" and row["step"] == 2}
+    assert len(set(losses.values())) == 3
     before = {path: path.stat().st_mtime_ns for path in (plan.parent / "kept").iterdir()}
     run(search, plan, monkeypatch)
     assert {path: path.stat().st_mtime_ns for path in (plan.parent / "kept").iterdir()} == before
@@ -73,15 +76,16 @@ def test_a_trial_goes_on_to_the_bits_of_its_whole_recipe(search, plan, monkeypat
     told = [line for line in lines if line.startswith("| warm | instructed")]
     assert len(told) == 1
     assert told[0].count("+0.0") == 6
-    assert sum(line.startswith("| meta |") for line in lines) == 4
+    assert sum(line.startswith("| meta |") for line in lines) == 5
 
 
 def test_the_best_rule_is_that_of_the_lowest_loss_at_the_last_step(search):
     place = {"regime": "instructed", "cluster": "c", "dataset": "d", "task": "t", "draw": 0}
     rows = [
         {**place, "rule": rule, "step": step, "loss": loss, "exact": 0.0}
-        for rule, step, loss in [("adamw 1", 0, 0.1), ("adamw 1", 5, 3.0), ("adamw 2", 5, 2.0), ("learned", 5, 1.0)]
+        for rule, step, loss in [("adamw 1", 0, 0.1), ("adamw 1", 5, 3.0), ("adamw 2", 5, 2.0), ("adam 2", 5, 1.5), ("learned", 5, 1.0)]
     ]
-    assert search.best(rows, "instructed", learned=False) == [rows[2]]
-    assert search.best(rows, "instructed", learned=True) == [rows[3]]
-    assert search.best(rows, "house_rules", learned=False) == []
+    assert search.best(rows, "instructed", "adamw") == [rows[2]]
+    assert search.best(rows, "instructed", "adam") == [rows[3]]
+    assert search.best(rows, "instructed", "learned") == [rows[4]]
+    assert search.best(rows, "house_rules", "adamw") == []

@@ -25,6 +25,7 @@ NonNegativeInt = Annotated[int, Field(ge=0)]
 PositiveFloat = Annotated[float, Field(gt=0)]
 NonNegativeFloat = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
+Decay = Annotated[float, Field(ge=0, lt=1)]
 Names = Annotated[tuple[str, ...], Field(min_length=1)]
 
 
@@ -198,6 +199,8 @@ class InnerSection(_Section):
         False, description="also learn an r x r matrix for every tensor, which mixes the ranks of its inner steps' directions; 1 at first"
     )
     max_norm: PositiveFloat | None = Field(1.0, description="sgd: the largest norm of a task's gradient")
+    beta1: Decay = Field(0.9, description="adam: decay of the running mean of gradients; 0 is without momentum, quicker over a few steps")
+    beta2: Decay = Field(0.999, description="adam: decay of the running mean of their squares")
     eps_root: NonNegativeFloat = Field(0.0, description="adam: added to the second moment inside its root, which makes the rule smooth")
     target_modules: str | Annotated[tuple[str, ...], Field(min_length=1)] | None = Field(
         None, description="the adapter's sites that adapt in the inner loop (ANIL), as in adapter.target_modules; all where empty"
@@ -402,7 +405,7 @@ class OuterSection(_Section):
         description="pull of the initialisation back to where its phase began, decoupled from Adam as weight decay is; values stay within "
         "about 1 / proximal of there",
     )
-    ema_decay: Annotated[float, Field(ge=0, lt=1)] = Field(
+    ema_decay: Decay = Field(
         0.0,
         description="of an exponential moving average over a phase's outer steps, which is what is looked at and kept; 0: the last step's",
     )

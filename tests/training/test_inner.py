@@ -88,6 +88,20 @@ def test_a_run_goes_from_first_to_second_order(tiny_recipe, quiet):
     assert all(torch.isfinite(tensor).all() for tensor in adapter.theta.values())
 
 
+def test_a_rule_without_momentum_is_trained_with_kept_and_no_other_rules_rates_go_on_under_it(tiny_recipe, quiet):
+    with_momentum, without = ({"algorithm": "fomaml", "steps": 2, "inner": {**INNER, "beta1": beta1}} for beta1 in (0.9, 0.0))
+    recipe = tiny_recipe(WARM, with_momentum, without)
+    adapter = meta_train(recipe, quiet)
+    saved = MetaAdapter.from_pretrained(recipe.run.output_dir / "adapter")
+    assert saved.adaptation.build() == adapter.adaptation.build() == Adam(beta1=0.0)
+    before = MetaAdapter.from_pretrained(recipe.run.output_dir / "phases" / "1-fomaml")
+    assert before.adaptation.build() == Adam()
+    moved = [float((rate / INNER["learning_rate"]).log().abs().max()) for rate in adapter.rates.values()]
+    assert max(moved) <= 2 * recipe.outer.rates_learning_rate, "they started anew, and two steps brought them no further"
+    other = meta_train(tiny_recipe(WARM, with_momentum, with_momentum, folder="other"), quiet)
+    assert not all(torch.equal(adapter.theta[name], tensor) for name, tensor in other.theta.items())
+
+
 @pytest.mark.parametrize("choice", [{"inner_state": "recompute"}, {"inner_state": "offload"}], ids=lambda choice: choice["inner_state"])
 def test_where_inner_states_wait_changes_no_bit(tiny_recipe, quiet, choice):
     maml = {"algorithm": "maml", "steps": 2, "inner": {**INNER, "steps": 3}}

@@ -43,6 +43,8 @@ class Adaptation:
         target_modules: the sites that adapt, in PEFT's meanings; all where None.
         eps_root: adam: added to the second moment inside its root.
         tensors: which of a site's two matrices adapts.
+        beta1: adam: decay of the running mean of gradients.
+        beta2: adam: decay of the running mean of their squares.
     """
 
     rule: Literal["adam", "sgd"] = "adam"
@@ -52,10 +54,12 @@ class Adaptation:
     target_modules: str | tuple[str, ...] | None = None
     eps_root: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     tensors: Literal["both", "lora_A", "lora_B"] = "both"
+    beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    beta2: Annotated[float, Field(ge=0, lt=1)] = 0.999
 
     def build(self) -> Rule:
         """The rule itself."""
-        return Adam(eps_root=self.eps_root) if self.rule == "adam" else Sgd(self.max_norm)
+        return Adam(self.beta1, self.beta2, eps_root=self.eps_root) if self.rule == "adam" else Sgd(self.max_norm)
 
     def constant_rates(self, theta: Mapping[str, Tensor], learning_rate: float | None = None) -> dict[str, Tensor]:
         """One rate for every tensor that adapts, in the form of learned ones: tensor name -> `(1,)`."""

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 from torch import Tensor
 
@@ -167,7 +167,7 @@ def rates_alone(phase: Phase) -> bool:
 
 def adaptation(loop: InnerSection) -> Adaptation:
     """How a recipe's inner loop adapts, as the artefact records it."""
-    return Adaptation(loop.rule, loop.steps, loop.learning_rate, loop.max_norm, loop.target_modules, loop.eps_root, loop.tensors)
+    return Adaptation(**{each.name: getattr(loop, each.name) for each in fields(Adaptation)})
 
 
 def add(total: MetaGradient | None, gradient: MetaGradient, share: float) -> MetaGradient:

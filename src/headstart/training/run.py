@@ -242,7 +242,7 @@ class Session:
         before, after = self.adaptation(state), adaptation(loop)
         # between smooth and nearly sharp, steps are of other sizes
         smooth = before.eps_root != after.eps_root and max(before.eps_root, after.eps_root) >= FRESH_EPS_ROOT
-        where, now = ((each.rule, each.steps, each.target_modules, each.tensors) for each in (before, after))
+        where, now = ((each.rule, each.beta1, each.beta2, each.steps, each.target_modules, each.tensors) for each in (before, after))
         fitting = loop.learn_rates and (loop.precondition or not any(map(is_matrix, state.rates.values())))
         return state if where == now and not smooth and fitting else replace(state, rates={})
 
