@@ -199,7 +199,7 @@ class InnerSection(_Section):
         False, description="also learn an r x r matrix for every tensor, which mixes the ranks of its inner steps' directions; 1 at first"
     )
     max_norm: PositiveFloat | None = Field(1.0, description="sgd: the largest norm of a task's gradient")
-    beta1: Decay = Field(0.9, description="adam: decay of the running mean of gradients; less is quicker over a few steps")
+    beta1: Decay = Field(0.9, description="adam: decay of the running mean of gradients")
     beta2: Decay = Field(0.999, description="adam: decay of the running mean of their squares")
     eps_root: NonNegativeFloat = Field(0.0, description="adam: added to the second moment inside its root, which makes the rule smooth")
     target_modules: str | Annotated[tuple[str, ...], Field(min_length=1)] | None = Field(
