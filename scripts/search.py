@@ -4,8 +4,9 @@
     scripts/search.py docs/search/trials.yaml --output docs/search/trials --table REFERENCE
 
 Phases that a trial has in common with the one it goes on `from` are not trained again: a phase begins with an outer optimiser of its
-own, so that the result is that of the whole recipe to the bit, unless `set` changes what those phases heed too, as the suite. A trial that is
-there is not done again. Nothing but `meta_validation` is measured on. `--table` compares every trial with a reference by paired differences.
+own, so that the result is that of the whole recipe to the bit, unless `set` changes what those phases heed too, as the suite. A trial
+that is there is not done again. Nothing but `meta_validation` is measured on. `--table` compares every trial with a reference by paired
+differences.
 """
 
 import argparse
