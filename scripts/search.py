@@ -63,7 +63,7 @@ def main() -> None:
         if not path.exists():
             adapter = trained(name, plan, asked.runs)
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_json(path, {"name": name, **plan["trials"][name], "record": told(adapter), "rows": list(measure(adapter, plan))})
+            write_json(path, {"name": name, **plan["trials"][name], "record": told(adapter), "rows": list(measure(name, adapter, plan))})
             print(f"{name}: done", flush=True)
 
 
@@ -120,8 +120,11 @@ def told(adapter: MetaAdapter) -> dict[str, Any]:
     return {"recipe": recipe} | {key: adapter.record[key] for key in made if key in adapter.record}
 
 
-def measure(adapter: MetaAdapter, plan: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """Loss and greedy accuracy of every task at every step, under each rule at given rates and under the adapter's own."""
+def measure(name: str, adapter: MetaAdapter, plan: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Loss and greedy accuracy of every task at every step, under each rule at given rates and under the adapter's own.
+
+    Step 0 is that of the initialisation under any rule, and measured under the first alone.
+    """
     spec, wanted = adapter.base, plan["measure"]
     base, renderer = load_base(spec), Renderer(load_tokenizer(spec), wanted["max_length"], spec.chat_template_kwargs)
     sources = load_recipe(plan["recipe"]).suite.specs
@@ -132,9 +135,12 @@ def measure(adapter: MetaAdapter, plan: Mapping[str, Any]) -> Iterator[dict[str,
             for draw in range(wanted["draws"]):
                 drawn = [evaluation_draw(task, draw=FIRST_DRAW + draw, support=wanted["support"], query=wanted["query"]) for task in tasks]
                 less = wanted["less_momentum"]
-                rules = {ADAMW: (Adam(), wanted["rates"][regime]), ADAM: (Adam(beta1=less["beta1"]), less["rates"].get(regime, ()))}
-                for rule, arm in arms(adapter, rules, passes):
-                    for row in rows_of(arm, tuple(drawn), wanted["steps"], passes):
+                rules = {ADAMW: (Adam(), wanted["rates"][regime])}
+                if name in less["trials"]:
+                    rules[ADAM] = (Adam(beta1=less["beta1"]), less["rates"].get(regime, ()))
+                for number, (rule, arm) in enumerate(arms(adapter, rules, passes)):
+                    steps = [step for step in wanted["steps"] if step or not number]
+                    for row in rows_of(arm, tuple(drawn), steps, passes):
                         yield {"regime": regime, "rule": rule, "draw": draw, **row}
 
 

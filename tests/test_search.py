@@ -37,7 +37,7 @@ def plan(tiny_folder, tmp_path):
     tasks = [task.name for task in builtin_suite().split("meta_validation")[:2]]
     rates = {"instructed": [0.001, 0.01], "house_rules": [0.01]}
     measure = {"tasks": tasks, "max_length": 400, "support": 2, "query": 3, "draws": 2, "steps": [0, 2], "rates": rates}
-    measure["less_momentum"] = {"beta1": 0.5, "rates": {"house_rules": [0.02]}}
+    measure["less_momentum"] = {"beta1": 0.5, "rates": {"house_rules": [0.02]}, "trials": ["meta"]}
     trials = {"warm": {"phases": [MULTITASK]}, "meta": {"from": "warm", "phases": [FOMAML], "set": ["outer.rates_learning_rate=0.1"]}}
     path = tmp_path / "trials.yaml"
     path.write_text(yaml.safe_dump({"recipe": str(tmp_path / "recipe.yaml"), "measure": measure, "trials": trials}))
@@ -62,9 +62,10 @@ def test_a_trial_goes_on_to_the_bits_of_its_whole_recipe(search, plan, monkeypat
     assert all(torch.equal(whole.theta[name], tensor) for name, tensor in parts.theta.items())
     assert all(torch.equal(whole.rates[name], tensor) for name, tensor in parts.rates.items())
     assert whole.record["cost"]["flops"] == kept["meta"]["record"]["cost"]["flops"] > kept["warm"]["record"]["cost"]["flops"]
-    # two tasks, two draws, two steps, of every rule in its regime
-    assert len(kept["warm"]["rows"]) == 8 * 4
-    assert len(kept["meta"]["rows"]) == 8 * 6
+    # two tasks, two draws; of every rule in its regime the last step, and step 0 once a regime
+    assert len(kept["warm"]["rows"]) == 4 * (3 + 2)
+    assert len(kept["meta"]["rows"]) == 4 * (4 + 4)
+    assert {row["rule"] for row in kept["meta"]["rows"] if not row["step"]} == {"adamw 0.001", "adamw 0.01"}
     assert {row["rule"] for row in kept["meta"]["rows"]} == {"adamw 0.001", "adamw 0.01", "adam 0.02", "learned"}
     losses = {row["rule"]: row["loss"] for row in kept["meta"]["rows"] if row["regime"] == "house_rules" and row["step"] == 2}
     assert len(set(losses.values())) == 3

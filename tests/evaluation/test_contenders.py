@@ -32,6 +32,16 @@ def test_a_contender_has_the_controls_beside_it(run_folder):
     assert Contender.read(run_folder / "adapter").controls == {}
 
 
+def test_a_control_travels_within_the_folder(run_folder):
+    beside = Contender.read(run_folder / "adapter").digests["multitask"]
+    (run_folder / "control" / "adapter").rename(run_folder / "adapter" / "control")
+    contender = Contender.read(run_folder / "adapter")
+    assert contender.digests["multitask"] == beside
+    changed(run_folder / "adapter" / "control", lambda about: about["record"].update(seed=7))
+    with pytest.raises(EvaluationError, match=r"adapter/control: its seed is 7"):
+        Contender.read(run_folder / "adapter")
+
+
 def test_a_control_of_learned_rates_is_found_by_its_folder(run_folder):
     (run_folder / "control").rename(run_folder / "control_rates")
     assert set(Contender.read(run_folder / "adapter").controls) == {"multitask_rates"}

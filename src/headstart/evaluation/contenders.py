@@ -12,7 +12,7 @@ from headstart.evaluation.errors import EvaluationError
 from headstart.files import digest_of_files
 
 CONTROLS = {"multitask": "control", "multitask_rates": "control_rates"}
-"""Arm -> the folder of its run, beside that of the meta-adapter."""
+"""Arm -> the folder of its run beside that of the meta-adapter, or of its adapter within that, which is how one travels."""
 WEIGHTS = ("adapter_model.safetensors", "rates.safetensors")
 OWN = ("seed", "run", "evaluation", "search")
 """Sections of the recipe that training seeds need not have in common,"""
@@ -42,7 +42,7 @@ class Contender:
 
     @classmethod
     def read(cls, source: str | Path) -> "Contender":
-        """Read an adapter and the controls beside it.
+        """Read an adapter and the controls beside it, or within its folder.
 
         Raises:
             AdapterError: one of them cannot be read.
@@ -51,8 +51,8 @@ class Contender:
         folder = adapter_folder(source)
         meta = MetaAdapter.from_pretrained(folder)
         run = folder.resolve().parent
-        beside = {arm: run / name / "adapter" for arm, name in CONTROLS.items()}
-        folders = {arm: place for arm, place in beside.items() if place.is_dir()}
+        # of two of an arm, the one within
+        folders = {arm: place for arm, name in CONTROLS.items() for place in (run / name / "adapter", folder / name) if place.is_dir()}
         controls = {arm: MetaAdapter.from_pretrained(place) for arm, place in folders.items()}
         for arm, control in controls.items():
             require_twin(meta, control, folders[arm])

@@ -60,7 +60,7 @@ def evaluate(
 
     Args:
         adapters: an adapter folder or a shipped adapter's name, or several, which count as training seeds of one recipe; the
-            controls of a run are looked for beside its adapter.
+            controls of a run are looked for beside its adapter and within its folder.
         suite: `builtin`, a folder or a dataset's id; the one they were trained on where None.
         split: the split to measure on.
         tier: fixes tasks, draws, query examples, steps and shots; the recipe's evaluation section does where None.
