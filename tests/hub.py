@@ -4,6 +4,9 @@ import base64
 import hashlib
 import json
 import re
+import socket
+import struct
+import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -34,11 +37,13 @@ class Commit:
 class Repository:
     private: bool
     branches: dict[str, list[Commit]] = field(default_factory=dict)
+    tags: dict[str, str] = field(default_factory=dict)
 
     def find(self, revision):
         """The commit that a branch or a hash names, or None."""
         commits = [commit for branch in self.branches.values() for commit in branch]
-        return self.branches[revision][-1] if revision in self.branches else next((each for each in commits if each.sha == revision), None)
+        sha = self.tags.get(revision, revision)
+        return self.branches[revision][-1] if revision in self.branches else next((each for each in commits if each.sha == sha), None)
 
     def commit(self, branch, message, files):
         history = self.branches.setdefault(branch, [])
@@ -58,6 +63,11 @@ class Hub:
         uploaded: what was put into the large file store, by SHA-256.
         requests: method and path of every request so far, but for what the client asks of its own accord.
         faults: method, a pattern of paths, status, body and headers; the first that fits a request is its answer.
+        cuts: method and a pattern of paths of requests whose connection breaks after half of their body.
+        delay: seconds before every answer.
+        organisations: that the account writes for, as it says.
+        role: of the token, as it says.
+        before_commit: called before a commit is looked at.
     """
 
     def __init__(self, token=TOKEN):
@@ -67,6 +77,11 @@ class Hub:
         self.uploaded = {}
         self.requests = []
         self.faults = []
+        self.cuts = []
+        self.delay = 0.0
+        self.organisations = []
+        self.role = "write"
+        self.before_commit = None
 
     def fail(self, method, path, status, message="", code=None, body=None):
         """Answer requests with an error from now on; `code` is the hub's `X-Error-Code`."""
@@ -184,7 +199,11 @@ class Handler(BaseHTTPRequestHandler):
 
     def answer(self):
         self.path = unquote(urlsplit(self.path).path)
+        if any(method == self.command and re.fullmatch(pattern, self.path) for method, pattern in self.hub.cuts):
+            self.cut()
+            return
         self.body = self.read_body()
+        time.sleep(self.hub.delay)
         if self.path != OWN_ACCORD:
             self.hub.requests.append((self.command, self.path))
         try:
@@ -198,6 +217,13 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(payload)
+
+    def cut(self):
+        """Break the connection in the middle of what is sent."""
+        self.rfile.read(int(self.headers.get("Content-Length", 0)) // 2)
+        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.close_connection = True
+        self.connection.shutdown(socket.SHUT_RDWR)
 
     def read_body(self):
         if self.headers.get("Transfer-Encoding") != "chunked":
@@ -224,7 +250,9 @@ class Handler(BaseHTTPRequestHandler):
 
     def whoami(self):
         self.require_token()
-        return {"type": "user", "name": USER, "orgs": []}, {}
+        names = self.hub.organisations
+        orgs = None if names is None else [{"name": name} for name in names]
+        return {"type": "user", "name": USER, "orgs": orgs, "auth": {"accessToken": {"role": self.hub.role}}}, {}
 
     def create(self):
         self.require_token()
@@ -263,6 +291,23 @@ class Handler(BaseHTTPRequestHandler):
         repository.branches[revision] = list(repository.branches["main"])
         return {}, {}
 
+    def refs(self, name):
+        repository = self.repository(name)
+        tips = {branch: commits[-1].sha for branch, commits in repository.branches.items()}
+
+        def told(kind, found):
+            return [{"name": each, "ref": f"refs/{kind}/{each}", "targetCommit": sha} for each, sha in found.items()]
+
+        return {"branches": told("heads", tips), "tags": told("tags", repository.tags), "converts": []}, {}
+
+    def tag(self, name, revision):
+        repository = self.repository(name, write=True)
+        tag = json.loads(self.body)["tag"]
+        if tag in repository.tags:
+            raise RefusedError(409, "Tag reference exists already")
+        repository.tags[tag] = self.commit_of(name, revision).sha
+        return {}, {}
+
     def preupload(self, name, revision):
         self.repository(name, write=True)
         there = self.commit_of(name, revision).files
@@ -294,12 +339,16 @@ class Handler(BaseHTTPRequestHandler):
 
     def commit(self, name, revision):
         repository = self.repository(name, write=True)
-        files = dict(self.commit_of(name, revision).files)
-        message = ""
+        if self.hub.before_commit:
+            self.hub.before_commit()
+        tip = self.commit_of(name, revision)
+        files, message = dict(tip.files), ""
         for line in self.body.splitlines():
             key, value = json.loads(line).values()
             if key == "header":
                 message = value["summary"]
+                if value.get("parentCommit") not in (None, tip.sha):
+                    raise RefusedError(412, "a commit has happened since")
             elif key == "file":
                 files[value["path"]] = base64.b64decode(value["content"])
             elif key == "lfsFile":
@@ -349,6 +398,8 @@ ROUTES = (
     ("GET", rf"/api/models/{NAME}", Handler.info),
     ("GET", rf"/api/models/{NAME}/revision/(?P<revision>.+)", Handler.info),
     ("GET", rf"/api/models/{NAME}/tree/(?P<revision>.+)", Handler.tree),
+    ("GET", rf"/api/models/{NAME}/refs", Handler.refs),
+    ("POST", rf"/api/models/{NAME}/tag/(?P<revision>.+)", Handler.tag),
     ("POST", rf"/api/models/{NAME}/branch/(?P<revision>.+)", Handler.branch),
     ("POST", rf"/api/models/{NAME}/preupload/(?P<revision>.+)", Handler.preupload),
     ("POST", rf"/api/models/{NAME}/commit/(?P<revision>.+)", Handler.commit),

@@ -12,11 +12,14 @@ import pytest
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
+from headstart import cli
+from headstart.adapter.lint import ENGINES
 from headstart.adapter.meta_adapter import MetaAdapter
 from headstart.algorithms.rules import Adam
 from headstart.algorithms.trail import state_bytes
 from headstart.cli import ARMS, FOUND, MISTAKE, SPLITS, STOPPED, TIERS, app, main
 from headstart.evaluation import arms, design
+from headstart.model.base import DTYPES
 from headstart.model.learner import Learner, LoraSpec
 from headstart.recipe import Recipe
 from headstart.tasks.sources import open_suite
@@ -244,6 +247,42 @@ def test_evaluate_predicts_measures_and_goes_on(run_folder, tmp_path, monkeypatc
     }
 
 
+def test_what_comes_out_is_linted_exported_merged_and_published(here, run_folder, tmp_path, monkeypatch):
+    """The adapter's own base is a folder here, so the plain folder is where publishing ends."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(run_folder / "adapter", tmp_path / "runs" / "mine" / "adapter")
+    adapter = "runs/mine/adapter"
+    linted = here("lint", adapter, "--for", "vllm,peft", "--json")
+    assert (linted.returncode, json.loads(linted.stdout)["errors"]) == (0, 0)
+    assert here("export", adapter, "--output", "mine.gguf", "--precision", "float16").returncode == 0
+    assert (tmp_path / "mine.gguf").read_bytes().startswith(b"GGUF")
+    merged = here("merge", adapter, "--output", "merged", "--dtype", "float32")
+    assert merged.returncode == 0, merged.stderr
+    assert "logits differ by at most" in " ".join(merged.stdout.split())
+    assert (tmp_path / "merged" / "model.safetensors").exists()
+    rehearsed = here("publish", adapter, "--folder", "out", "--license", "apache-2.0", "--dry-run")
+    assert "would publish adapter_model.safetensors" in rehearsed.stdout
+    assert not (tmp_path / "out").exists()
+    assert here("publish", adapter, "--folder", "out", "--license", "apache-2.0", "--dataset", "me/data").returncode == 0
+    assert "license: apache-2.0" in (tmp_path / "out" / "README.md").read_text()
+    listed = {each["name"]: each for each in json.loads(here("list", "--json").stdout)}
+    assert (listed[adapter]["origin"], listed[adapter]["kind"], listed[adapter]["base"]) == ("here", "meta_adapter", "test/tiny")
+    assert listed["smollm2-135m-instruct-quickstart"]["origin"] == "shipped"
+    assert adapter in here("list").stdout
+
+
+def test_what_engines_refuse_has_a_code(here, run_folder, tmp_path):
+    place = tmp_path / "adapter"
+    shutil.copytree(run_folder / "adapter", place)
+    config = json.loads((place / "adapter_config.json").read_text())
+    (place / "adapter_config.json").write_text(json.dumps({**config, "use_rslora": True}))
+    assert here("lint", place).returncode == FOUND
+    assert here("lint", place, "--for", "vllm").returncode == 0
+    asked = here("lint", place, "--for", "tgi")
+    assert (asked.returncode, "vllm, sglang, llama.cpp" in asked.stderr) == (MISTAKE, True)
+    assert here("publish", place, "me/toy").returncode == MISTAKE
+
+
 def test_schema_is_the_recipes():
     printed = CliRunner().invoke(app, ["schema"]).stdout
     assert json.loads(printed) == Recipe.model_json_schema()
@@ -348,5 +387,7 @@ def test_completion_can_be_installed(monkeypatch):
 
 def test_what_is_completed_is_what_there_is():
     assert set(ARMS) == set(arms.ARMS)
+    assert cli.ENGINES == ENGINES
+    assert tuple(DTYPES) == cli.DTYPES
     assert tuple(design.TIERS) == TIERS
     assert set(SPLITS) == set(open_suite("builtin").splits)

@@ -5,6 +5,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from headstart.adapter.adapted import AdaptedAdapter
+    from headstart.adapter.gguf import export_gguf
+    from headstart.adapter.lint import lint
+    from headstart.adapter.merge import merge
     from headstart.adapter.meta_adapter import MetaAdapter
     from headstart.adapting.data import Reading
     from headstart.adapting.run import adapt_files
@@ -14,6 +17,7 @@ if TYPE_CHECKING:
     from headstart.evaluation.run import evaluate
     from headstart.generating import generate
     from headstart.model.base import Base, BaseSpec, load_base
+    from headstart.publishing import publish
     from headstart.recipe import Recipe, load_recipe
     from headstart.scoring import Metrics
     from headstart.tasks.render import Renderer
@@ -40,17 +44,24 @@ __all__ = [
     "adapt_files",
     "check",
     "evaluate",
+    "export_gguf",
     "generate",
+    "lint",
     "load_base",
     "load_recipe",
+    "merge",
     "meta_train",
     "open_suite",
+    "publish",
     "read_task",
 ]
 
 # Imported on first use: torch, transformers and peft take seconds, which `headstart --help` need not wait for.
 _HOMES = {
     "adapter.adapted": ("AdaptedAdapter",),
+    "adapter.gguf": ("export_gguf",),
+    "adapter.lint": ("lint",),
+    "adapter.merge": ("merge",),
     "adapter.meta_adapter": ("MetaAdapter",),
     "adapting.data": ("Reading",),
     "adapting.run": ("adapt_files",),
@@ -60,6 +71,7 @@ _HOMES = {
     "evaluation.run": ("evaluate",),
     "generating": ("generate",),
     "model.base": ("Base", "BaseSpec", "load_base"),
+    "publishing": ("publish",),
     "recipe": ("Recipe", "load_recipe"),
     "scoring": ("Metrics",),
     "tasks.render": ("Renderer",),

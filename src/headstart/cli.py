@@ -28,6 +28,8 @@ ARMS = (
     *("zero_shot", "icl", "random", "eva", "gaussian", "orthogonal", "pissa", "pissa_niter_16", "olora"),
     *("multitask", "multitask_rates", "meta_adamw", "meta"),
 )
+ENGINES = ("vllm", "sglang", "llama.cpp", "peft")
+DTYPES = ("float32", "bfloat16", "float16")
 TIERS, QUANTIZATIONS = ("quick", "standard", "full"), ("none", "nf4")
 DIVERGED = FOUND = 1
 MISTAKE, STOPPED = 2, 130
@@ -57,7 +59,9 @@ def _arms(incomplete: str) -> list[str]:
     return [f"{before}{comma}{name}" for name in ARMS if name.startswith(last) and name not in before.split(",")]
 
 
-AdapterName = Annotated[str, typer.Argument(help="a meta-adapter's folder, or a shipped one's name", autocompletion=_adapters)]
+AdapterName = Annotated[
+    str, typer.Argument(help="an adapter's folder, a shipped one's name, or NAMESPACE/NAME on the hub", autocompletion=_adapters)
+]
 BaseSource = Annotated[
     str | None, typer.Option("--base-source", help="`hub`, `bundled` or a folder with the base's weights; by default as the adapter says")
 ]
@@ -296,6 +300,115 @@ def evaluate(
 
 
 @app.command()
+def lint(
+    adapter: AdapterName,
+    engines: Annotated[
+        str | None, typer.Option("--for", help=f"comma-separated: {', '.join(ENGINES)}; all by default", metavar="ENGINE,...")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print problems as JSON")] = False,
+) -> None:
+    """See whether servers can use an adapter, and what to change where they cannot. Exit code 1 where there is an error."""
+    from headstart.adapter.lint import lint
+    from headstart.checking.report import print_findings
+
+    asked = [_one_of(name.strip(), ENGINES, "--for") for name in (",".join(ENGINES) if engines is None else engines).split(",")]
+    findings = lint(adapter, asked)
+    if as_json:
+        typer.echo(json.dumps(findings.as_json(), indent=1, ensure_ascii=False))
+    else:
+        print_findings(findings, _console())
+    if findings.errors:
+        raise typer.Exit(FOUND)
+
+
+@app.command()
+def merge(
+    adapter: AdapterName,
+    output: Annotated[Path, typer.Option(help="the folder to write")],
+    onto: Annotated[
+        str | None,
+        typer.Option(help="add to the `original` weights, or to the `dequantized` ones that it was trained on, the default in 4 bit"),
+    ] = None,
+    dtype: Annotated[
+        str | None, typer.Option(help=f"of the merged weights: {', '.join(DTYPES)}; by default as the adapter was trained, or bfloat16")
+    ] = None,
+    max_shard_size: Annotated[str, typer.Option(help="of one weights file")] = "5GB",
+    base_source: BaseSource = None,
+    allow_base_variant: AllowVariant = False,
+) -> None:
+    """Merge an adapter into its base's weights: a plain model for transformers, and by how much its logits differ."""
+    from headstart.adapter.merge import merge
+
+    merge(
+        adapter,
+        output,
+        onto=_one_of(onto, ("original", "dequantized"), "--onto"),
+        dtype=_one_of(dtype, DTYPES, "--dtype"),
+        max_shard_size=max_shard_size,
+        base_source=base_source,
+        allow_base_variant=allow_base_variant,
+        console=_console(),
+    )
+
+
+@app.command()
+def export(
+    adapter: AdapterName,
+    output: Annotated[Path, typer.Option(help="the file to write, NAME.gguf")],
+    precision: Annotated[str, typer.Option(help="float32 or float16")] = "float32",
+    base_source: BaseSource = None,
+) -> None:
+    """Write an adapter as a GGUF LoRA, which llama.cpp takes beside a GGUF of the base."""
+    from headstart.adapter.gguf import export_gguf
+
+    export_gguf(adapter, output, precision=_one_of(precision, ("float32", "float16"), "--precision"), base_source=base_source)
+    typer.echo(f"wrote {output}", err=True)
+
+
+@app.command()
+def publish(
+    adapter: AdapterName,
+    repo_id: Annotated[str | None, typer.Argument(metavar="[NAMESPACE/NAME]", help="the repository, made if need be")] = None,
+    folder: Annotated[Path | None, typer.Option(help="write a plain folder instead")] = None,
+    private: Annotated[bool, typer.Option("--private", help="make the repository private")] = False,
+    revision: Annotated[str | None, typer.Option(help="the branch, made if need be")] = None,
+    tag: Annotated[str | None, typer.Option(help="a name for this version, as v1.0")] = None,
+    license: Annotated[str | None, typer.Option(help="the adapter's licence, as apache-2.0; the card's own by default")] = None,
+    dataset: Annotated[list[str] | None, typer.Option(help="the hub's id of what it was trained on; may be given again")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="check everything, and change nothing")] = False,
+) -> None:
+    """Publish an adapter to a model hub, checked as a whole, in one commit. Run again, it does what is missing."""
+    from headstart.publishing import publish
+
+    publish(
+        adapter,
+        repo_id,
+        folder=folder,
+        private=private,
+        revision=revision,
+        tag=tag,
+        license=license,
+        datasets=dataset or (),
+        dry_run=dry_run,
+        console=_console(),
+    )
+
+
+@app.command("list")
+def list_adapters(
+    as_json: Annotated[bool, typer.Option("--json", help="print them as JSON")] = False,
+) -> None:
+    """List the adapters that commands can be given: shipped, in the hub's cache, and below this folder."""
+    from headstart.adapter.places import adapters_here, as_table
+
+    found = adapters_here(Path.cwd())
+    if as_json:
+        typer.echo(json.dumps([each.as_json() for each in found], indent=1, ensure_ascii=False))
+    else:
+        _console().print(as_table(found))
+
+
+@app.command()
 def check(
     target: Annotated[
         str,
@@ -372,7 +485,7 @@ def _numbers(text: str | None, option: str) -> list[int] | None:
 
 def _one_of(text: str | None, allowed: Sequence[str], option: str) -> Any:
     if text is not None and text not in allowed:
-        raise HeadstartError(f"{option} {text}: there are {', '.join(allowed)}")
+        raise HeadstartError(f"{option} {text or repr(text)}: there are {', '.join(allowed)}")
     return text
 
 
@@ -405,4 +518,4 @@ def _quiet_libraries() -> None:
 
 def _wants_model() -> bool:
     """Whether the command will load a model; the others start without importing transformers."""
-    return bool({"meta-train", "adapt", "evaluate", "generate"}.intersection(sys.argv[1:2]))
+    return bool({"meta-train", "adapt", "evaluate", "generate", "merge"}.intersection(sys.argv[1:2]))

@@ -54,15 +54,25 @@ def require_writable(folder: Path) -> None:
         WriteError: it cannot.
     """
     with writing(folder):
+        folder = Path(os.path.abspath(folder))
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-"):
             pass
+
+
+def require_free(place: Path) -> None:
+    """See that nothing would be written over: no file or folder is at a place, but for an empty folder; raises `WriteError`."""
+    with writing(place):
+        if place.exists() and not (place.is_dir() and not any(place.iterdir())):
+            raise WriteError(f"{place}: is there already; name another place, or take it away first")
 
 
 @contextmanager
 def whole_folder(folder: Path) -> Iterator[Path]:
     """Write a folder under a temporary name and put it in place, over an older one, only once it is complete; raises `WriteError`."""
     with writing(folder):
+        # so that `.` has a name too
+        folder = Path(os.path.abspath(folder))
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
             fresh = Path(scratch) / "new"
@@ -82,7 +92,9 @@ def whole_folder(folder: Path) -> Iterator[Path]:
 
 def in_words(count: int) -> str:
     """Bytes in words."""
-    return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
+    if count >= 1e9:
+        return f"{count / 1e9:.2f} GB"
+    return f"{count / 1e6:.1f} MB" if count >= 1e5 else f"{count / 1e3:.1f} kB"
 
 
 def digest_of_files(paths: Iterable[Path]) -> str:

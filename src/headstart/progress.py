@@ -17,6 +17,11 @@ def say(console: Console, *lines: str) -> None:
         console.print(line, highlight=False, markup=False, emoji=False, soft_wrap=True)
 
 
+def printable(text: str) -> str:
+    """A text in one line, without what would move a terminal's cursor or change its colours."""
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
+
+
 def shortened(lines: Sequence[str], most: int = 8) -> list[str]:
     """The first lines, and how many more there are."""
     more = len(lines) - most

@@ -62,7 +62,7 @@ class BaseSection(_Section):
 class AdapterSection(_Section):
     """The adapter, in PEFT's names and meanings."""
 
-    r: PositiveInt = 8
+    r: PositiveInt = Field(8, le=512, description="the rank; vLLM serves none above 512, and takes --max-lora-rank above 16")
     lora_alpha: PositiveInt = 16
     target_modules: str | Annotated[tuple[str, ...], Field(min_length=1)] = Field(
         "all-linear", description="`all-linear`, a list of suffixes of linear layers' names, or a regular expression over whole names"

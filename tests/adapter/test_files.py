@@ -28,8 +28,8 @@ def folder(tmp_path):
 
 
 def test_what_is_written_is_read(folder):
-    theta, lora, base_id = read_peft(folder)
-    assert (lora, base_id) == (LORA, "some/base")
+    theta, lora, base = read_peft(folder)
+    assert (lora, base) == (LORA, ("some/base", None))
     assert theta.keys() == THETA.keys()
     assert all(torch.equal(theta[name], THETA[name]) for name in THETA)
 
@@ -75,6 +75,9 @@ REFUSED_BEFORE_TENSORS = {
     "rank as truth": (config(r=True), "r: expected a whole number, got true"),
     "rank zero": (config(r=0), "r: expected a number of at least 1"),
     "no rank": (config(r=...), "r: missing"),
+    "half an alpha": (config(lora_alpha=8.5), "lora_alpha: expected a whole number"),
+    "an alpha of many digits": (config(lora_alpha=10**400), "lora_alpha: expected a number of at most 100000"),
+    "no tensors": (weights(lambda tensors: tensors.clear()), "holds no tensors, so it adapts nothing"),
     "no alpha": (config(lora_alpha=...), "lora_alpha: missing"),
     "no targets": (config(target_modules=...), "target_modules: missing"),
     "empty targets": (config(target_modules=[]), "target_modules: an empty list"),
@@ -117,6 +120,25 @@ def test_tensors_that_are_not_finite_are_refused_by_name(folder, value):
 def test_dropout_of_another_trainer_does_no_harm(folder):
     config(lora_dropout=0.1, init_lora_weights="gaussian")(folder)
     assert read_peft(folder)[1] == LORA
+
+
+@pytest.mark.parametrize("change", [{"exclude_modules": ["vision"]}, {"layers_pattern": "layers", "layers_to_transform": [0, 1]}])
+def test_what_narrows_the_targets_leaves_the_layers_that_have_tensors(folder, change):
+    config(target_modules=["q_proj", "k_proj", "vision"], **change)(folder)
+    theta, lora, _ = read_peft(folder)
+    assert theta.keys() == THETA.keys()
+    assert lora.target_modules == tuple(sorted({name.rpartition(".")[0] for name in THETA}))
+    assert lora.layers_to_transform is None
+
+
+def test_a_whole_number_may_be_written_with_a_point(folder):
+    config(lora_alpha=8.0)(folder)
+    assert read_peft(folder)[1] == LORA
+
+
+def test_the_bases_revision_is_read(folder):
+    config(revision="v2")(folder)
+    assert read_peft(folder)[2] == ("some/base", "v2")
 
 
 def test_a_pickle_beside_safetensors_is_not_looked_at(folder):

@@ -74,7 +74,7 @@ FAULTS = {
     "shape too large": (lambda path: write(path, changed(shape=[2**40])), r"'b' has shape \(1099511627776,\) but 16 bytes"),
     "overlap": (lambda path: write(path, changed(data_offsets=[16, 32])), "'b' begins at byte 16 of the data, not at 32"),
     "hole": (lambda path: write(path, changed(data_offsets=[40, 56]), data=bytes(56)), "'b' begins at byte 40 of the data, not at 32"),
-    "folder": (lambda path: path.mkdir(), "not a readable safetensors file"),
+    "folder": (lambda path: path.mkdir(), "no regular file"),
 }  # fmt: skip
 
 

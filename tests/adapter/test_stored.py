@@ -92,12 +92,15 @@ def test_a_meta_adapter_is_read_as_its_initialisation(adapt, dense_base, tmp_pat
     assert all(torch.equal(found.phi[name], one.phi[name]) for name in one.phi)
 
 
-def test_a_plain_peft_folder_tells_tensors_and_the_bases_id_alone(adapt, tmp_path):
+def test_a_plain_peft_folder_tells_tensors_and_the_base_alone(adapt, tmp_path):
     one = adapt(instruction="Shout.", labels=("a", "b"), steps=3)
     one.save_pretrained(tmp_path / "plain")
     (tmp_path / "plain" / "headstart.json").unlink()
+    config = tmp_path / "plain" / "adapter_config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "revision": "v2"}))
     found = read_adapter(tmp_path / "plain")
     assert (found.name, found.lora, found.base.id, found.base.source) == ("plain", one.lora, "test/tiny", "hub")
+    assert found.base.revision == "v2"
     assert (found.fingerprint, found.instruction, found.labels, found.steps) == (None, "", (), 0)
     assert all(torch.equal(found.phi[name], one.phi[name]) for name in one.phi)
 

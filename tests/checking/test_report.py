@@ -150,5 +150,5 @@ def test_of_many_problems_the_first_are_shown_and_the_rest_counted(printed, leve
 
 
 def test_sizes_and_times_in_words():
-    assert [in_words(count) for count in (0, 123_456, 999_999_999, 1_000_000_000)] == ["0.0 MB", "0.1 MB", "1000.0 MB", "1.00 GB"]
+    assert [in_words(count) for count in (0, 123_456, 999_999_999, 1_000_000_000)] == ["0.0 kB", "0.1 MB", "1000.0 MB", "1.00 GB"]
     assert [duration(seconds) for seconds in (0.2, 89.4, 90, 5399, 5400)] == ["0 s", "89 s", "2 min", "90 min", "1.5 h"]

@@ -7,7 +7,8 @@ from typing import Any
 
 from headstart.adapter.card import write_adapted_card
 from headstart.adapter.files import SCHEMA_VERSION, write_peft
-from headstart.adapter.hub import Publishable
+from headstart.adapter.lint import require_portable
+from headstart.adapter.publish import Publishable
 from headstart.adapter.stored import PlainAdapter, StoredAdapter, read_adapter
 from headstart.algorithms.inner import expand
 from headstart.files import whole_folder, write_json
@@ -33,12 +34,19 @@ class AdaptedAdapter(PlainAdapter, Publishable):
 
     @classmethod
     def from_pretrained(
-        cls, folder: str | Path, *, base: Base | None = None, base_source: str | None = None, allow_base_variant: bool = False
+        cls,
+        source: str | Path,
+        *,
+        revision: str | None = None,
+        base: Base | None = None,
+        base_source: str | None = None,
+        allow_base_variant: bool = False,
     ) -> "AdaptedAdapter":
         """Load what `save_pretrained` wrote, a meta-adapter as it is, or any plain PEFT LoRA.
 
         Args:
-            folder: an adapter folder, or a shipped adapter's name.
+            source: a folder, a shipped adapter's name, or `OWNER/NAME` on the hub, perhaps with `@REVISION` behind it.
+            revision: of the hub: a branch, tag or commit.
             base: a loaded base; loaded as the adapter says where None.
             base_source: where the base's weights come from, if not as the adapter says.
             allow_base_variant: accept other weights of the same base.
@@ -47,7 +55,7 @@ class AdaptedAdapter(PlainAdapter, Publishable):
             AdapterError: there is none, or it is broken, or the base is not its own.
             BaseError: the base cannot be loaded.
         """
-        stored = read_adapter(folder)
+        stored = read_adapter(source, revision)
         base = base or load_base(stored.base_from(base_source))
         stored.require_base(base, allow_base_variant)
         return cls.of(stored, base)
@@ -126,6 +134,7 @@ class AdaptedAdapter(PlainAdapter, Publishable):
         about = self.about()
         write_json(folder / "headstart.json", about)
         write_adapted_card(folder, about)
+        require_portable(folder)
 
     def about(self) -> dict[str, Any]:
         """The content of `headstart.json`."""

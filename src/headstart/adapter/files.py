@@ -1,20 +1,21 @@
 """Reading and writing adapter folders: a plain PEFT adapter first, our own files beside it."""
 
 import json
+import math
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
 import torch
 from peft import LoraConfig
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from headstart.adapter.header import AdapterError, Entry, read_header
+from headstart.adapter.header import AdapterError, Entry, read_header, require_file
 from headstart.model.learner import LoraSpec
 from headstart.model.targets import matching
 from headstart.recipe_errors import explain
@@ -22,6 +23,8 @@ from headstart.recipe_errors import explain
 T = TypeVar("T")
 Header = Mapping[str, Entry]
 
+MOST = 100_000
+"""More than any rank or alpha."""
 PEFT_PREFIX = "base_model.model."
 SCHEMA_VERSION = 1
 
@@ -39,14 +42,18 @@ UNSUPPORTED = (
     "layer_replication",
     "alora_invocation_tokens",
     "lora_bias",
-    "layers_pattern",
-    "exclude_modules",
     "arrow_config",
     "kasa_config",
     "velora_config",
     "monteclora_config",
 )
 """Keys of PEFT's `LoraConfig` that change what an adapter computes; set, they make it no plain LoRA."""
+
+NARROWING = ("exclude_modules", "layers_pattern")
+"""Keys that take layers away from those that `target_modules` names."""
+
+LARGEST = 2**26
+"""Bytes of the largest JSON file believed: that of an adapter of many tasks' history takes about one megabyte."""
 
 INITS = (True, False, "gaussian", "eva", "orthogonal")
 """Values of `init_lora_weights` that leave the base's weights alone; the others change them before training."""
@@ -73,31 +80,43 @@ def write_peft(folder: Path, theta: Mapping[str, Tensor], lora: LoraSpec, base_i
     save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
 
 
+class NamedBase(NamedTuple):
+    """The base that `adapter_config.json` names."""
+
+    id: str
+    revision: str | None
+
+
+def _whole(value: Any) -> Any:
+    """A number as some write it, `16.0`, as the whole one that it is."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
 @dataclass(frozen=True)
 class _PlainLora:
     """What `adapter_config.json` must say."""
 
     peft_type: Literal["LORA"]
     base_model_name_or_path: str
-    r: Annotated[int, Field(ge=1)]
-    lora_alpha: Annotated[int, Field(ge=1)]
+    r: Annotated[int, Field(ge=1, le=MOST)]
+    lora_alpha: Annotated[int, Field(ge=1, le=MOST), BeforeValidator(_whole)]
     target_modules: Annotated[tuple[str, ...], Field(min_length=1)]
     layers_to_transform: tuple[int, ...] | int | None = None
     fan_in_fan_out: bool = False
     bias: Literal["none"] = "none"
+    revision: str | None = None
 
 
-def read_peft(folder: Path) -> tuple[dict[str, Tensor], LoraSpec, str]:
-    """Read a plain PEFT LoRA folder: the tensors, their spec, and the base's id.
+def read_peft(folder: Path) -> tuple[dict[str, Tensor], LoraSpec, NamedBase]:
+    """Read a plain PEFT LoRA folder: the tensors, their spec, and the base that it names.
 
     Raises:
         AdapterError: a file is missing or broken, the tensors are not what the configuration tells of, or the adapter uses what a
             plain LoRA has not; raised before any tensor is allocated, but for tensors that are not finite.
     """
     config = folder / "adapter_config.json"
-    said = _plain_lora(config)
-    layers = (said.layers_to_transform,) if isinstance(said.layers_to_transform, int) else said.layers_to_transform
-    lora = LoraSpec(said.r, said.lora_alpha, tuple(sorted(said.target_modules)), layers, said.fan_in_fan_out)
+    content = read_json(config)
+    said = _plain_lora(content, config)
     weights = folder / "adapter_model.safetensors"
     if (folder / "adapter_model.bin").exists() and not weights.exists():
         raise AdapterError(
@@ -105,9 +124,19 @@ def read_peft(folder: Path) -> tuple[dict[str, Tensor], LoraSpec, str]:
             "If you trust it, load it with PEFT and save it again: PeftModel.from_pretrained(base, folder).save_pretrained(folder)"
         )
     header = read_header(weights)
+    layers = (said.layers_to_transform,) if isinstance(said.layers_to_transform, int) else said.layers_to_transform
+    lora = LoraSpec(said.r, said.lora_alpha, tuple(sorted(said.target_modules)), layers, said.fan_in_fan_out)
+    if any(content.get(key) for key in NARROWING):
+        # what was left of the targets is what has tensors
+        lora = replace(lora, target_modules=tuple(sites_of(header)), layers_to_transform=None)
     require_sites(header, lora, weights)
-    theta = {name.removeprefix(PEFT_PREFIX).removesuffix(".weight"): tensor for name, tensor in _finite_tensors(weights).items()}
-    return theta, lora, said.base_model_name_or_path
+    theta = {name.removeprefix(PEFT_PREFIX).removesuffix(".weight"): tensor for name, tensor in finite_tensors(weights).items()}
+    return theta, lora, NamedBase(said.base_model_name_or_path, said.revision)
+
+
+def sites_of(header: Header) -> list[str]:
+    """The adapted layers, by the names of the tensors."""
+    return sorted({name.removeprefix(PEFT_PREFIX).partition(".lora_")[0] for name in header if ".lora_" in name})
 
 
 def read_rates(path: Path, theta: Iterable[str], rank: int | None = None) -> dict[str, Tensor]:
@@ -117,7 +146,7 @@ def read_rates(path: Path, theta: Iterable[str], rank: int | None = None) -> dic
         AdapterError: the file is broken, or its rates do not fit the adapter, or a number is not positive, or a matrix is all zero.
     """
     require_rates(read_header(path), theta, path, rank)
-    rates = _finite_tensors(path)
+    rates = finite_tensors(path)
     fits, fault = (_positive, "that is not positive") if rank is None else (_none_zero, "that is a matrix of zeros")
     bad = next((name for name, rate in rates.items() if not fits(rate)), None)
     if bad:
@@ -145,6 +174,8 @@ def require_sites(header: Header, lora: LoraSpec, path: Path) -> None:
         if not found:
             raise AdapterError(f"{path}: {name!r} is no tensor of a plain LoRA, which are SITE.lora_A.weight and SITE.lora_B.weight")
         sites.setdefault(found[1], {})[found[2]] = entry
+    if not sites:
+        raise AdapterError(f"{path}: holds no tensors, so it adapts nothing; save the adapter again")
     for site, pair in sites.items():
         if len(pair) == 1:
             raise AdapterError(f"{path}: {site!r} has lora_{next(iter(pair))} alone; the file is incomplete, save it again")
@@ -185,8 +216,8 @@ def require_rates(header: Header, theta: Iterable[str], path: Path, rank: int | 
         raise AdapterError(f"{path}: {name!r} has shape {shapes[name]}; rates are {one}, one for each step, K the same for all tensors")
 
 
-def _finite_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a file whose header was checked, in float32."""
+def finite_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a file whose header was checked, in float32; raises `AdapterError` where one is not finite."""
     try:
         tensors = {name: tensor.float() for name, tensor in load_file(path).items()}
     except (SafetensorError, OSError) as error:
@@ -197,8 +228,7 @@ def _finite_tensors(path: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def _plain_lora(path: Path) -> _PlainLora:
-    config = read_json(path)
+def _plain_lora(config: Mapping[str, Any], path: Path) -> _PlainLora:
     used = [key for key in UNSUPPORTED if config.get(key)]
     if used:
         raise AdapterError(f"{path}: {used[0]} is set, so this is no plain LoRA, which is all that headstart and every server read")
@@ -220,13 +250,20 @@ def from_json(kind: type[T], content: Mapping[str, Any], path: Path) -> T:
     try:
         return adapter.validate_json(json.dumps(content), strict=True)
     except ValidationError as error:
+        broken = next((each["msg"] for each in error.errors() if each["type"] == "json_invalid"), None)
+        if broken:
+            # the text itself, which pydantic shows, may be long
+            raise AdapterError(f"{path}: cannot be used as JSON ({broken})") from None
         raise AdapterError(f"{path}: {'; '.join(explain(error, content, adapter.json_schema()))}") from None
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object, or raise an `AdapterError` that names the file."""
+    """Read a JSON object of finite numbers, or raise an `AdapterError` that names the file."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        require_file(path, LARGEST)
+        content = json.loads(path.read_text(encoding="utf-8"), parse_constant=_finite, parse_float=_finite)
+    except AdapterError:
+        raise
     except FileNotFoundError:
         raise AdapterError(f"{path}: no such file; is {path.parent} an adapter folder?") from None
     except (OSError, ValueError, RecursionError) as error:
@@ -234,3 +271,9 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise AdapterError(f"{path}: expected a JSON object")
     return content
+
+
+def _finite(text: str) -> float:
+    if not math.isfinite(float(text)):
+        raise ValueError(f"{text} is no number of JSON's, or too large a one")
+    return float(text)

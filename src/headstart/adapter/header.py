@@ -6,6 +6,7 @@ of name -> `dtype`, `shape`, `data_offsets`; then the tensors' bytes, without ho
 
 import json
 import math
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -14,6 +15,9 @@ from headstart.errors import HeadstartError
 
 LONGEST = 16 * 2**20
 """Bytes of the longest header believed: a LoRA of ten thousand tensors has about one megabyte."""
+
+LARGEST = 2**48
+"""More than any dimension: a larger number is not multiplied, which takes long for one of a million digits."""
 
 BYTES = {"F16": 2, "BF16": 2, "F32": 4, "F64": 8}
 """Types that an adapter's tensors may have, and the bytes of one element."""
@@ -43,6 +47,7 @@ def read_header(path: Path) -> dict[str, Entry]:
         AdapterError: no such file, another format, a length or entry that cannot be, or a file that is too short or too long.
     """
     try:
+        require_file(path)
         size = path.stat().st_size
         with path.open("rb") as file:
             first = file.read(8)
@@ -55,11 +60,11 @@ def read_header(path: Path) -> dict[str, Entry]:
                     f"{path}: not a safetensors file, or cut off: its header would take {length} of the file's {size} bytes; {_AGAIN}"
                 )
             content = json.loads(file.read(length).decode("utf-8"))
+    except AdapterError:
+        raise
     except FileNotFoundError:
         raise AdapterError(f"{path}: no such file; headstart reads safetensors only") from None
     except (OSError, ValueError, RecursionError) as error:
-        if isinstance(error, AdapterError):
-            raise
         raise AdapterError(f"{path}: not a readable safetensors file ({error}); {_AGAIN}") from error
     if not isinstance(content, dict):
         raise AdapterError(f"{path}: not a safetensors file: its header is no JSON object; {_AGAIN}")
@@ -68,10 +73,24 @@ def read_header(path: Path) -> dict[str, Entry]:
     return header
 
 
+def require_file(path: Path, largest: float = math.inf) -> None:
+    """See that a path is a file, no device or pipe whose reading might never end, and of no more bytes than the largest.
+
+    Raises:
+        AdapterError: it is not.
+        FileNotFoundError: there is nothing.
+    """
+    about = path.stat()
+    if not stat.S_ISREG(about.st_mode):
+        raise AdapterError(f"{path}: no regular file; {_AGAIN}")
+    if about.st_size > largest:
+        raise AdapterError(f"{path}: has {about.st_size} bytes, more than any such file; {_AGAIN}")
+
+
 def _entry(name: str, content: Any, path: Path) -> Entry:
     fields = content if isinstance(content, dict) else {}
     dtype, shape, offsets = fields.get("dtype"), fields.get("shape"), fields.get("data_offsets")
-    if not (_naturals(shape) and _naturals(offsets) and len(offsets) == 2):
+    if not (_naturals(shape) and _naturals(offsets) and len(offsets) == 2 and max(shape, default=0) < LARGEST):
         raise AdapterError(f"{path}: the header's entry of {name!r} has no shape or no place in the file; {_AGAIN}")
     if not isinstance(dtype, str) or dtype not in BYTES:
         raise AdapterError(f"{path}: {name!r} is of type {dtype!r}; an adapter's tensors are {', '.join(BYTES)}, so {_AGAIN} as floats")

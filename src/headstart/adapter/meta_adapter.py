@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -13,16 +13,18 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from headstart.adapter.card import write_card
-from headstart.adapter.files import SCHEMA_VERSION, from_json, read_json, read_peft, read_rates, write_peft
+from headstart.adapter.files import SCHEMA_VERSION, NamedBase, from_json, read_json, read_peft, read_rates, write_peft
 from headstart.adapter.header import AdapterError
-from headstart.adapter.hub import Publishable
+from headstart.adapter.lint import require_portable
+from headstart.adapter.places import adapter_folder, is_elsewheres
+from headstart.adapter.publish import Publishable
+from headstart.adapter.record import require_record
 from headstart.algorithms.rates import is_matrix
 from headstart.algorithms.rules import Adam, Rule, Sgd
 from headstart.files import whole_folder, write_json
 from headstart.model.base import Base, BaseSpec
 from headstart.model.learner import Learner, LoraSpec
 from headstart.model.targets import ALL_LINEAR, matching
-from headstart.shipped import by_name, shipped_adapters
 from headstart.tasks.render import DEFAULT_MAX_LENGTH
 from headstart.tasks.sources import Row, as_examples
 from headstart.tasks.task import Task
@@ -110,16 +112,20 @@ class MetaAdapter(Publishable):
         return max(recorded, DEFAULT_MAX_LENGTH)
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path) -> "MetaAdapter":
-        """Load an adapter folder, or a shipped adapter by its name.
+    def from_pretrained(cls, source: str | Path, *, revision: str | None = None) -> "MetaAdapter":
+        """Load an adapter folder, a shipped adapter by its name, or one from the hub.
+
+        Args:
+            source: a folder, a shipped name, or `OWNER/NAME` on the hub, perhaps with `@REVISION` behind it.
+            revision: of the hub: a branch, tag or commit.
 
         Raises:
             AdapterError: there is none; a file is missing, broken or from a newer version; or the files do not fit each other.
         """
-        folder = adapter_folder(folder)
+        folder = adapter_folder(source, revision)
         about = read_about(folder / "headstart.json")
-        theta, lora, base_id = read_peft(folder)
-        require_agreement(folder, about.base.id, about.lora, lora, base_id)
+        theta, lora, named = read_peft(folder)
+        require_agreement(folder, about.base, about.lora, lora, named)
         rates_file = folder / "rates.safetensors"
         if about.learned_rates != rates_file.exists():
             raise AdapterError(
@@ -128,7 +134,8 @@ class MetaAdapter(Publishable):
             )
         rank = lora.r if about.preconditioned else None
         rates = read_rates(rates_file, about.adaptation.adapting(theta), rank) if about.learned_rates else {}
-        return cls(theta, rates, lora, about.adaptation, about.base.spec, about.base.fingerprint, about.record)
+        base = about.base.spec_from_elsewhere if is_elsewheres(folder) else about.base.spec
+        return cls(theta, rates, lora, about.adaptation, base, about.base.fingerprint, about.record)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the folder whole or not at all: PEFT's files, `headstart.json`, `rates.safetensors` and a model card.
@@ -143,6 +150,7 @@ class MetaAdapter(Publishable):
             about = self.about()
             write_json(fresh / "headstart.json", about)
             write_card(fresh, about)
+            require_portable(fresh)
 
     def adapt(
         self,
@@ -268,6 +276,11 @@ class RecordedBase(BaseSpec):
         """The base alone."""
         return BaseSpec(**{each.name: getattr(self, each.name) for each in fields(BaseSpec)})
 
+    @property
+    def spec_from_elsewhere(self) -> BaseSpec:
+        """The same of an adapter that somebody else made: no folder of theirs names one of this machine."""
+        return self.spec if self.source in ("hub", "bundled") else replace(self.spec, source="hub")
+
 
 @dataclass(frozen=True)
 class About:
@@ -284,16 +297,6 @@ class About:
 
 NEEDED = {"base": ("id", "source", "quantization", "dtype", "fingerprint"), "adaptation": ("rule", "steps", "learning_rate")}
 """Keys of `headstart.json` that no default stands in for."""
-
-
-def adapter_folder(source: str | Path) -> Path:
-    """The folder of an adapter: an existing one, else a shipped adapter's name.
-
-    Raises:
-        AdapterError: neither.
-    """
-    folder = Path(source)
-    return folder if folder.is_dir() else by_name(str(source), shipped_adapters(), "adapter folder", AdapterError)
 
 
 def read_about(path: Path) -> About:
@@ -313,6 +316,7 @@ def read_about(path: Path) -> About:
         lacking = [key for key in keys if isinstance(part, dict) and key not in part]
         if lacking:
             raise AdapterError(f"{path}: {section}.{lacking[0]}: missing; copy the whole folder again")
+    require_record(content, path)
     return from_json(About, content, path)
 
 
@@ -332,14 +336,18 @@ def require_version(content: Mapping[str, Any], path: Path) -> None:
         )
 
 
-def require_agreement(folder: Path, recorded_base: str, recorded_lora: Mapping[str, Any], lora: LoraSpec, base_id: str) -> None:
+def require_agreement(folder: Path, base: BaseSpec, recorded_lora: Mapping[str, Any], lora: LoraSpec, named: NamedBase) -> None:
     """See that PEFT's configuration and our record tell of one adapter; stock PEFT goes by the first alone.
 
     Raises:
         AdapterError: they name another base, or another rank, alpha or targets.
     """
-    if base_id != recorded_base:
-        raise AdapterError(f"{folder}: adapter_config.json names the base {base_id!r}, headstart.json {recorded_base!r}; one was changed")
+    if named.id != base.id:
+        raise AdapterError(f"{folder}: adapter_config.json names the base {named.id!r}, headstart.json {base.id!r}; one was changed")
+    if named.revision != base.revision:
+        raise AdapterError(
+            f"{folder}: adapter_config.json names the base's revision {named.revision!r}, headstart.json {base.revision!r}; one was changed"
+        )
     said = json.loads(json.dumps(asdict(lora)))
     for key, value in said.items():
         recorded = recorded_lora.get(key, value)

@@ -10,10 +10,12 @@ from torch import Tensor
 
 from headstart.adapter.files import from_json, read_json, read_peft
 from headstart.adapter.header import AdapterError
-from headstart.adapter.meta_adapter import MetaAdapter, RecordedBase, adapter_folder, require_agreement, require_version
+from headstart.adapter.meta_adapter import MetaAdapter, RecordedBase, require_agreement, require_version
+from headstart.adapter.places import adapter_folder, is_elsewheres
+from headstart.adapter.record import require_record
 from headstart.model.base import Base, BaseSpec
 from headstart.model.learner import Learner, LoraSpec
-from headstart.tasks.render import DEFAULT_MAX_LENGTH
+from headstart.tasks.render import DEFAULT_MAX_LENGTH, USER_TURN
 
 
 @dataclass(frozen=True)
@@ -103,30 +105,40 @@ class _About:
     history: tuple[float, ...] = ()
     max_length: int = DEFAULT_MAX_LENGTH
     base_variant_of: dict[str, str] | None = None
+    user_turn: str = USER_TURN
+    chat_template: str | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
     record: dict[str, Any] = field(default_factory=dict)
 
 
-def read_adapter(folder: str | Path) -> StoredAdapter:
-    """Read an adapter folder, or a shipped adapter by its name.
+def read_adapter(source: str | Path, revision: str | None = None) -> StoredAdapter:
+    """Read an adapter folder, a shipped adapter by its name, or one from the hub as `OWNER/NAME`.
 
     Raises:
         AdapterError: there is none, or it is no plain LoRA; a file is missing, broken or from a newer version.
     """
-    folder = adapter_folder(folder)
-    name, path = folder.absolute().name, folder / "headstart.json"
+    folder = adapter_folder(source, revision)
+    name, path = _name(source, folder), folder / "headstart.json"
     if not path.exists():
-        phi, lora, base_id = read_peft(folder)
-        return StoredAdapter(phi, lora, name, BaseSpec(base_id, source="hub"))
+        phi, lora, named = read_peft(folder)
+        return StoredAdapter(phi, lora, name, BaseSpec(named.id, source="hub", revision=named.revision))
     content = read_json(path)
     if content.get("kind") != "adapted_adapter":
-        meta = MetaAdapter.from_pretrained(folder)
+        meta = MetaAdapter.from_pretrained(source, revision=revision)
         return StoredAdapter(meta.theta, meta.lora, name, meta.base, meta.fingerprint, max_length=meta.max_length)
     require_version(content, path)
+    require_record(content, path)
     about = from_json(_About, content, path)
-    phi, lora, base_id = read_peft(folder)
-    require_agreement(folder, about.base.id, about.lora, lora, base_id)
-    told = {each.name: getattr(about, each.name) for each in fields(_About) if each.name not in ("kind", "base", "lora")}
-    return StoredAdapter(phi, lora, name, about.base.spec, about.base.fingerprint, **told)
+    phi, lora, named = read_peft(folder)
+    require_agreement(folder, about.base, about.lora, lora, named)
+    told = {each.name: getattr(about, each.name) for each in fields(PlainAdapter) if each.name not in ("phi", "lora")}
+    base = about.base.spec_from_elsewhere if is_elsewheres(folder) else about.base.spec
+    return StoredAdapter(phi, lora, name, base, about.base.fingerprint, **told)
+
+
+def _name(source: str | Path, folder: Path) -> str:
+    """The folder's own, or that of the repository it was fetched from, whose folder is named by a hash."""
+    return folder.absolute().name if folder == Path(source) else str(source).partition("@")[0].rpartition("/")[2]
 
 
 def together(adapters: Sequence[StoredAdapter]) -> tuple[dict[str, Tensor], LoraSpec]:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from headstart.errors import HeadstartError
 from headstart.tasks.problems import Problem, problem_of
 
-Kind = Literal["recipe", "suite", "file"]
+Kind = Literal["recipe", "suite", "file", "adapter"]
 SCHEMA_VERSION = 1
 
 

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from headstart.checking.findings import Findings
 from headstart.files import in_words
-from headstart.progress import say
+from headstart.progress import printable, say
 from headstart.tasks.problems import Level, Problem
 
 BAR = 40
@@ -45,7 +45,7 @@ def print_findings(findings: Findings, console: Console) -> None:
 
 def _wrapped(line: str, console: Console) -> None:
     """Print a line, broken between words where the terminal is too narrow; never within one, which may be a path."""
-    say(console, fill(_plain(line), console.width, break_long_words=False, break_on_hyphens=False))
+    say(console, fill(printable(line), console.width, break_long_words=False, break_on_hyphens=False))
 
 
 def _lines(findings: Findings) -> Iterator[str]:
@@ -155,16 +155,11 @@ def _problems(findings: Findings, console: Console) -> None:
         if len(found) > SHOWN[level]:
             say(console, f"... and {len(found) - SHOWN[level]} more {level}s; --json lists all")
     style = "bold red" if findings.errors else "bold green"
-    console.print(Text(_plain(f"{findings.target}: {findings.verdict}"), style=style), soft_wrap=True, highlight=False)
+    console.print(Text(printable(f"{findings.target}: {findings.verdict}"), style=style), soft_wrap=True, highlight=False)
 
 
 def _told(problem: Problem) -> Text:
-    return Text(f"{problem.level}: ", style=STYLES[problem.level]).append(_plain(str(problem)), style="default")
-
-
-def _plain(text: str) -> str:
-    """A text in one line, without what would move a terminal's cursor or change its colours."""
-    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
+    return Text(f"{problem.level}: ", style=STYLES[problem.level]).append(printable(str(problem)), style="default")
 
 
 def duration(seconds: float) -> str:

@@ -108,7 +108,9 @@ def why_not(name: str, contenders: Sequence[Contender], base: BaseSpec) -> str:
     if lacking:
         rates = " --learn-rates" if name == "multitask_rates" else ""
         folder = lacking[0].folder
-        return f"there is no control beside {folder}; `headstart meta-train --equal-compute-of {folder.parent}{rates}` trains one"
+        # what is shipped or fetched is no longer in its run
+        run = folder.parent if folder.name == "adapter" else "RUN"
+        return f"there is no control beside {folder}; `headstart meta-train --equal-compute-of {run}{rates}` trains one of a finished run"
     bare = [one for one in contenders if name == "multitask_rates" and not one.controls[name].rates]
     if bare:
         return f"the control beside {bare[0].folder} has learned no rates"

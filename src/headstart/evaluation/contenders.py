@@ -3,19 +3,26 @@
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from headstart.adapter.meta_adapter import MetaAdapter, adapter_folder
+from headstart.adapter.meta_adapter import Adaptation, MetaAdapter
+from headstart.adapter.places import adapter_folder
 from headstart.evaluation.errors import EvaluationError
 from headstart.files import digest_of_files
+from headstart.model.learner import LoraSpec
 
 CONTROLS = {"multitask": "control", "multitask_rates": "control_rates"}
 """Arm -> the folder of its run beside that of the meta-adapter, or of its adapter within that, which is how one travels."""
 WEIGHTS = ("adapter_model.safetensors", "rates.safetensors")
 OWN = ("seed", "run", "evaluation", "search")
 """Sections of the recipe that training seeds need not have in common,"""
+SPELT = (
+    *("rule", "steps", "learning_rate", "max_norm", "target_modules", "eps_root", "tensors", "beta1", "beta2"),
+    *("r", "lora_alpha", "layers_to_transform", "fan_in_fan_out"),
+)
+"""Fields that are part of an adapter's digest whatever their value."""
 SHARED = "load_best_model_at_end"
 """but for this of `run`."""
 EQUAL = 0.05
@@ -49,6 +56,7 @@ class Contender:
             EvaluationError: a control shares less with the adapter than all but the algorithm, or is another adapter's.
         """
         folder = adapter_folder(source)
+        # a folder of the hub's cache or of the package is known as such
         meta = MetaAdapter.from_pretrained(folder)
         run = folder.resolve().parent
         # of two of an arm, the one within
@@ -126,7 +134,10 @@ def _forget(node: Any, path: Sequence[str]) -> None:
     """Take the value at a path out, if it is there."""
     *parents, last = path
     for key in parents:
-        node = node[int(key)] if isinstance(node, list) else node[key]
+        try:
+            node = node[int(key)] if isinstance(node, list) else node[key]
+        except (KeyError, IndexError, TypeError, ValueError):
+            return
     if isinstance(node, dict):
         node.pop(last, None)
 
@@ -195,7 +206,20 @@ def cost(adapter: MetaAdapter) -> dict[str, float]:
     return {key: recorded.get(key, 0) for key in ("flops", "tokens", "seconds")}
 
 
+def digest_in(folder: Path) -> str:
+    """The digest of the meta-adapter in a folder; raises `AdapterError` where it cannot be read."""
+    return digest(folder, MetaAdapter.from_pretrained(folder))
+
+
 def digest(folder: Path, adapter: MetaAdapter) -> str:
-    """The sha256 of an adapter's weights, of its rates, and of how it adapts."""
+    """The sha256 of an adapter's weights, of its rates, and of how it adapts; it outlives fields that come to be, at their defaults."""
     weights = digest_of_files(folder / name for name in WEIGHTS)
-    return hashlib.sha256(f"{weights} {adapter.adaptation} {adapter.lora}".encode()).hexdigest()
+    return hashlib.sha256(f"{weights} {_spelt(adapter.adaptation)} {_spelt(adapter.lora)}".encode()).hexdigest()
+
+
+def _spelt(settings: Adaptation | LoraSpec) -> str:
+    """A dataclass as Python shows it, without later fields that are at their defaults, which digests already written did not know."""
+    shown = {each.name: getattr(settings, each.name) for each in fields(settings)}
+    later = {each.name for each in fields(settings) if each.name not in SPELT and shown[each.name] == each.default}
+    inside = ", ".join(f"{name}={value!r}" for name, value in shown.items() if name not in later)
+    return f"{type(settings).__name__}({inside})"

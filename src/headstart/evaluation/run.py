@@ -130,7 +130,7 @@ def _given(options: Mapping[str, Any]) -> dict[str, Any]:
 
 def _beside(contender: Contender, attached: bool) -> Path:
     """Where results go that no folder was named for: beside the adapter, or for one that stays as it is into the working folder."""
-    return contender.folder.resolve().parent / "evaluation" if attached else Path("evaluated") / contender.folder.name
+    return contender.folder.resolve().parent / "evaluation" if attached else Path("evaluated") / contender.name
 
 
 def require_no_final(target: Path, split: str) -> None:
@@ -190,17 +190,27 @@ def attach(folder: Path, results: Results) -> None:
     with whole_folder(folder) as fresh:
         shutil.copytree(folder, fresh, dirs_exist_ok=True)
         about = read_json(fresh / "headstart.json")
-        protocol = results["protocol"]
-        other = protocol["base_variant_of"] or protocol["base"]["quantization"] != about["base"]["quantization"]
-        about["record"]["evaluation"] = {
-            "suite": protocol["suite"],
-            "base_variant": protocol["base"] if other else None,
-            "headline": headline(results),
-            "looks": len(results["looks"]),
-            "summary": results["summary"],
-            "pairs": results["pairs"],
-            "table": results_markdown(results, every=False),
-        }
+        about["record"]["evaluation"] = evaluation_record(results, about["base"]["quantization"])
         write_json(fresh / "headstart.json", about)
         write_report(results, fresh / "evaluation")
         write_card(fresh, about)
+
+
+def evaluation_record(results: Results, quantization: str) -> dict[str, Any]:
+    """What an adapter's record, and its card, say of results.
+
+    Args:
+        results: the document.
+        quantization: under which the adapter was trained.
+    """
+    protocol = results["protocol"]
+    other = protocol["base_variant_of"] or protocol["base"]["quantization"] != quantization
+    return {
+        "suite": protocol["suite"],
+        "base_variant": protocol["base"] if other else None,
+        "headline": headline(results),
+        "looks": len(results["looks"]),
+        "summary": results["summary"],
+        "pairs": results["pairs"],
+        "table": results_markdown(results, every=False),
+    }

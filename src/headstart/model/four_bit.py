@@ -44,16 +44,19 @@ from transformers import BitsAndBytesConfig
 from transformers.integrations.bitsandbytes import replace_with_bnb_linear
 from transformers.quantizers.base import get_keys_to_not_convert
 
+NF4 = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True}
+"""Arguments of transformers' `BitsAndBytesConfig`, beside the type to compute in: the quantisation of QLoRA (arXiv 2305.14314).
+
+Its own defaults are FP4 and a float32 compute type, so both are set.
+"""
+
 BLOCK, NESTED_BLOCK = 64, 256
 """Weights that share a scale, and scales that share one, in NF4 with double quantisation."""
 
 
 def nf4_config(dtype: torch.dtype) -> Any:
-    """The quantisation of QLoRA (arXiv 2305.14314): NF4 with double quantisation, computing in `dtype`.
-
-    transformers' defaults are FP4 and a float32 compute type, so both are set.
-    """
-    return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype)
+    """NF4 with double quantisation, computing in `dtype`."""
+    return BitsAndBytesConfig(**NF4, bnb_4bit_compute_dtype=dtype)
 
 
 def is_four_bit(module: nn.Module) -> bool:

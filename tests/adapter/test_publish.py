@@ -15,8 +15,9 @@ from huggingface_hub import constants, snapshot_download
 from peft import PeftModel
 
 from headstart.adapter.adapted import AdaptedAdapter
-from headstart.adapter.hub import HubError, Publishable, push_folder
+from headstart.adapter.hub import HubError
 from headstart.adapter.meta_adapter import Adaptation, MetaAdapter
+from headstart.adapter.publish import Publishable, push_folder
 from headstart.model.base import load_base
 from headstart.model.learner import Learner, LoraSpec
 from headstart.model.sites import handing
@@ -47,6 +48,12 @@ def folder(meta, tmp_path):
     return tmp_path / "adapter"
 
 
+@pytest.fixture
+def unhurried(monkeypatch):
+    """The client waits longer and longer between its attempts; here it does not."""
+    monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda _: None)
+
+
 def edit(path, **changes):
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
@@ -55,17 +62,14 @@ def contents(folder):
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def assert_same_adapter(first, second):
+def assert_same_adapter(fetched, own):
+    """But for where the base lies, which is this machine's own affair."""
     for kind in ("theta", "rates"):
-        mine, its = getattr(first, kind), getattr(second, kind)
-        assert mine.keys() == its.keys()
-        assert all(torch.equal(mine[name], its[name]) for name in mine)
-    assert (first.lora, first.adaptation, first.base, first.fingerprint) == (
-        second.lora,
-        second.adaptation,
-        second.base,
-        second.fingerprint,
-    )
+        found, wanted = getattr(fetched, kind), getattr(own, kind)
+        assert found.keys() == wanted.keys()
+        assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+    assert (fetched.lora, fetched.adaptation, fetched.fingerprint) == (own.lora, own.adaptation, own.fingerprint)
+    assert fetched.base == replace(own.base, source="hub")
 
 
 def assert_nothing_uploaded(hub):
@@ -101,7 +105,7 @@ def test_stock_peft_loads_it_by_its_name(hub, dense_base, meta, folder):
 
 
 def test_only_what_belongs_to_an_adapter_goes_up(hub, folder):
-    extra = ("curves.png", "evaluation/results.json", "evaluation/curves.png", "evaluation/seeds/1.json")
+    extra = ("curves.png", "evaluation/results.json", "evaluation/curves.png")
     foreign = ("notes.txt", ".secret", ".git/config", "checkpoints/step-1.safetensors", "optimizer.pt", "sub/README.md", "evaluation/.env")
     for name in (*extra, *foreign):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -201,11 +205,170 @@ def test_an_adapted_adapter_publishes_itself(hub, dense_base, meta):
 
 def test_the_environment_is_heeded(hub, folder, tmp_path):
     """The client reads it when it is imported, so this takes a process of its own."""
-    program = "import sys, pathlib; from headstart.adapter.hub import push_folder; print(push_folder(pathlib.Path(sys.argv[1]), 'me/toy'))"
+    program = (
+        "import sys, pathlib; from headstart.adapter.publish import push_folder; print(push_folder(pathlib.Path(sys.argv[1]), 'me/toy'))"
+    )
     told = {"HF_ENDPOINT": hub.url, "HF_TOKEN": TOKEN, "HF_HOME": str(tmp_path / "its"), "HF_HUB_DISABLE_XET": "1", "HF_HUB_OFFLINE": "0"}
     done = subprocess.run([sys.executable, "-c", program, folder], env={**os.environ, **told}, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == f"{hub.url}/me/toy"
     assert hub.files("me/toy") == contents(folder)
+
+
+# versions, and going on
+
+
+def test_a_tag_names_what_was_committed(hub, meta, folder):
+    push_folder(folder, "me/toy", token=TOKEN, tag="v1")
+    first = hub.files("me/toy")
+    replace(meta, rates={}).push_to_hub("me/toy", token=TOKEN, tag="v2")
+    assert hub.files("me/toy", "v1") == first
+    assert set(hub.files("me/toy", "v2")) == SAVED - {"rates.safetensors"}
+    assert MetaAdapter.from_pretrained("me/toy", revision="v1").rates.keys() == meta.rates.keys()
+    assert not MetaAdapter.from_pretrained("me/toy@v2").rates
+
+
+def test_a_tag_stays_with_its_version(hub, meta, folder):
+    for _ in range(2):
+        push_folder(folder, "me/toy", token=TOKEN, tag="v1")
+    assert hub.messages("me/toy") == ["Upload adapter"]
+    with pytest.raises(HubError, match="me/toy: has a tag 'v1' already, of another version; choose another tag"):
+        replace(meta, rates={}).push_to_hub("me/toy", token=TOKEN, tag="v1")
+    assert hub.messages("me/toy") == ["Upload adapter"]
+
+
+def test_a_rehearsal_checks_all_and_changes_nothing(hub, folder):
+    assert push_folder(folder, "me/toy", token=TOKEN, dry_run=True) == f"{hub.url}/me/toy"
+    assert not hub.repositories
+    hub.make("me/toy")
+    with pytest.raises(HubError, match="there already, and public"):
+        push_folder(folder, "me/toy", token=TOKEN, private=True, dry_run=True)
+    with pytest.raises(HubError, match="does not write for you"):
+        push_folder(folder, "you/toy", token=TOKEN, dry_run=True)
+    assert {method for method, _ in hub.requests} == {"GET"}
+    assert_nothing_uploaded(hub)
+
+
+CUTS = {
+    "while a large file goes up": ("PUT", "/large/.*"),
+    "while the commit goes up": ("POST", "/api/models/me/toy/commit/main"),
+    "while a large file is announced": ("POST", r"/me/toy\.git/info/lfs/objects/batch"),
+}
+
+
+@pytest.mark.parametrize("when", CUTS)
+def test_a_connection_that_is_cut_leaves_nothing_half_published(hub, folder, unhurried, when):
+    """The client tries again a few times by itself; here the connection breaks every time, until it does not."""
+    hub.cuts.append(CUTS[when])
+    with pytest.raises(HubError, match=r"me/toy: the hub at .* cannot be reached, or the connection broke"):
+        push_folder(folder, "me/toy", token=TOKEN, tag="v1")
+    assert hub.files("me/toy") == {}
+    assert not hub.repositories["me/toy"].tags
+    hub.cuts.clear()
+    push_folder(folder, "me/toy", token=TOKEN, tag="v1")
+    assert hub.files("me/toy") == hub.files("me/toy", "v1") == contents(folder)
+    assert hub.messages("me/toy") == ["Upload adapter"]
+
+
+def test_a_hub_without_xet_is_told_of(hub, folder, unhurried, monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", False)
+    with pytest.raises(HubError, match=r"me/toy: the hub at .* has no Xet storage; set HF_HUB_DISABLE_XET=1, and run it again"):
+        push_folder(folder, "me/toy", token=TOKEN)
+    assert hub.files("me/toy") == {}
+
+
+def test_what_arrived_is_not_sent_again(hub, folder):
+    hub.fail("POST", "/api/models/me/toy/commit/main", 500, "internal")
+    with pytest.raises(HubError, match=r"the hub fails .500: internal.; try again later"):
+        push_folder(folder, "me/toy", token=TOKEN)
+    assert hub.files("me/toy") == {}
+    sent = [path for method, path in hub.requests if method == "PUT"]
+    assert sent
+    hub.faults.clear()
+    push_folder(folder, "me/toy", token=TOKEN)
+    assert hub.files("me/toy") == contents(folder)
+    assert [path for method, path in hub.requests if method == "PUT"] == sent
+
+
+def test_a_cut_behind_the_commit_leaves_a_version_that_gets_its_tag_later(hub, folder, unhurried):
+    hub.cuts.append(("POST", "/api/models/me/toy/tag/.*"))
+    with pytest.raises(HubError, match="the connection broke"):
+        push_folder(folder, "me/toy", token=TOKEN, tag="v1")
+    assert hub.files("me/toy") == contents(folder)
+    hub.cuts.clear()
+    push_folder(folder, "me/toy", token=TOKEN, tag="v1")
+    assert hub.messages("me/toy") == ["Upload adapter"]
+    assert hub.files("me/toy", "v1") == contents(folder)
+
+
+def test_a_slow_hub_is_waited_for(hub, folder):
+    hub.delay = 0.2
+    push_folder(folder, "me/toy", token=TOKEN)
+    assert hub.files("me/toy") == contents(folder)
+
+
+@pytest.mark.parametrize("tag", ["v 1", "", "-v", "a..b", "v.lock", "x~1", "main"])
+def test_a_tag_that_is_none_is_refused_before_anything_goes_up(hub, folder, tag):
+    with pytest.raises(HubError, match="tag"):
+        push_folder(folder, "me/toy", token=TOKEN, tag=tag)
+    assert not hub.repositories
+
+
+def test_a_tag_of_a_branchs_name_is_refused(hub, folder):
+    push_folder(folder, "me/toy", token=TOKEN, revision="next")
+    with pytest.raises(HubError, match="'next' is a branch's name there"):
+        push_folder(folder, "me/toy", token=TOKEN, tag="next")
+
+
+def test_a_token_that_reads_only_is_told_at_once(hub, folder):
+    hub.role = "read"
+    with pytest.raises(HubError, match="reads only; take one with write access"):
+        push_folder(folder, "me/toy", token=TOKEN, dry_run=True)
+
+
+def test_a_fine_grained_token_need_not_say_whom_it_writes_for(hub, folder):
+    hub.role, hub.organisations = "fineGrained", None
+    push_folder(folder, "me/toy", token=TOKEN)
+    with pytest.raises(HubError, match="the token may not do that"):
+        push_folder(folder, "team/toy", token=TOKEN)
+
+
+def test_what_changed_meanwhile_is_not_written_over(hub, folder):
+    """Another commit between the look at what is there and ours."""
+    hub.make("me/toy")
+    hub.before_commit = lambda: hub.repositories["me/toy"].commit("main", "meanwhile", {"rates.safetensors": b"theirs"})
+    with pytest.raises(HubError, match=r"changed meanwhile .412.*run it again"):
+        push_folder(folder, "me/toy", token=TOKEN)
+    assert hub.messages("me/toy") == ["meanwhile"]
+    hub.before_commit = None
+    push_folder(folder, "me/toy", token=TOKEN)
+    assert hub.files("me/toy") == contents(folder)
+
+
+@pytest.mark.parametrize("name", ["README.md", "curves.png", "evaluation/results.json", "evaluation"])
+def test_nothing_outside_the_folder_goes_up(hub, folder, tmp_path, name):
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "results.json").write_text("{}")
+    (folder / name).parent.mkdir(exist_ok=True)
+    (folder / name).unlink(missing_ok=True)
+    if name == "README.md":
+        (outside / "README.md").write_text("---\nbase_model: test/tiny\n---\n")
+    (folder / name).symlink_to(outside if name == "evaluation" else outside / ("README.md" if name == "README.md" else "results.json"))
+    with pytest.raises(HubError, match=r"a link to .*outside the folder"):
+        push_folder(folder, "me/toy", token=TOKEN)
+    assert not hub.requests
+
+
+def test_no_space_left_is_told_as_such(hub, folder, monkeypatch):
+    push_folder(folder, "me/toy", token=TOKEN)
+    full = OSError(28, "No space left on device", "/cache/x")
+
+    def fail(*_, **__):
+        raise full
+
+    monkeypatch.setattr("headstart.adapter.hub.snapshot_download", fail)
+    with pytest.raises(HubError, match="/cache/x: No space left on device; make room"):
+        MetaAdapter.from_pretrained("me/toy")
 
 
 # what is refused before the hub is asked anything
@@ -311,14 +474,15 @@ def test_a_token_that_is_not_accepted_ends_it_at_once(hub, folder):
 
 
 def test_another_account_is_refused(hub, folder):
-    with pytest.raises(HubError, match=r"you/toy: the token may not write there .403: .*rights to create.*your own account"):
+    with pytest.raises(HubError, match=r"you/toy: the token is of me, who does not write for you; choose a name under me"):
         push_folder(folder, "you/toy", token=TOKEN)
-    assert not hub.repositories
+    assert hub.requests == [("GET", "/api/whoami-v2")]
 
 
 def test_anothers_repository_is_refused(hub, folder):
     hub.make("you/toy", {"README.md": b"theirs"})
-    with pytest.raises(HubError, match=r"the token may not write there .403: .*no write access to you/toy.*write access"):
+    hub.organisations.append("you")
+    with pytest.raises(HubError, match=r"the token may not do that .403: .*no write access to you/toy.*publish: write"):
         push_folder(folder, "you/toy", token=TOKEN)
     assert_nothing_uploaded(hub)
     assert hub.files("you/toy") == {"README.md": b"theirs"}
@@ -326,13 +490,17 @@ def test_anothers_repository_is_refused(hub, folder):
 
 PREUPLOAD, COMMIT = "/api/models/me/toy/preupload/main", "/api/models/me/toy/commit/main"
 ANSWERS = {
-    "gated": (("GET", ".*/tree/main", 403, "ask first", "GatedRepo"), "gated, and not open to the token; ask for access at http.*/me/toy"),
+    "gated": (
+        ("GET", "/api/models/me/toy", 403, "ask first", "GatedRepo"),
+        "gated, and not open to the token; ask for access at http.*/me/toy",
+    ),
     "gone": (("POST", PREUPLOAD, 404, "gone", "RepoNotFound"), "no such repository or revision.*404: gone.*check the name"),
     "no branch": (("POST", PREUPLOAD, 404, "no main", "RevisionNotFound"), "no such repository or revision.*404: no main"),
-    "read only": (("POST", PREUPLOAD, 403, "read-only token"), "may not write there .403: read-only token.*a token with write access"),
+    "read only": (("POST", PREUPLOAD, 403, "read-only token"), "may not do that .403: read-only token.*publish: write"),
     "card refused": (("POST", "/api/validate-yaml", 400, "", None, {"errors": [{"message": "bad licence"}]}), "README.md. - bad licence"),
     "storage refused": (("PUT", "/large/.*", 403, "expired"), "connection broke .RuntimeError: Error while uploading"),
-    "changed meanwhile": (("POST", COMMIT, 412, "a commit has happened since"), "changed meanwhile .412: a commit has.*publish again"),
+    "changed meanwhile": (("POST", COMMIT, 412, "a commit has happened since"), "changed meanwhile .412: a commit has.*run it again"),
+    "conflict": (("POST", COMMIT, 409, "another commit is under way"), "changed meanwhile .409: another commit.*run it again"),
     "too often": (("POST", "/api/repos/create", 429, "slow down"), "too many requests .429: .*wait a while"),
     "failing": (("POST", COMMIT, 500, "internal"), "the hub fails .500: internal.; try again later"),
     "quota": (("POST", "/api/repos/create", 413, "no space left"), "the hub refused .413: no space left"),
