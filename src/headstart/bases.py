@@ -81,7 +81,10 @@ def _require_unquantised(config: Path) -> None:
     except ValueError as error:
         raise BaseError(f"{config}: not valid JSON ({error}); fetch the base again") from error
     if isinstance(content, dict) and content.get("quantization_config"):
-        raise BaseError(f"{config}: the weights are quantised already (quantization_config); give the base that they were made from")
+        raise BaseError(
+            f"{config}: the weights are quantised already (quantization_config); give those that they were made from (a folder of them: "
+            "base.source, or --base-source)"
+        )
 
 
 def tokenizer_folder(spec: BaseSpec) -> Path:

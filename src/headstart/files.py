@@ -90,6 +90,12 @@ def whole_folder(folder: Path) -> Iterator[Path]:
                 raise
 
 
+def as_seen(path: Path) -> Path:
+    """A path as from the working folder, where it lies below that."""
+    here = Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) else path
+
+
 def in_words(count: int) -> str:
     """Bytes in words."""
     if count >= 1e9:

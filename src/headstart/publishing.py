@@ -18,7 +18,7 @@ from headstart.adapter.card import Publication
 from headstart.adapter.files import read_json
 from headstart.adapter.hub import CONFIG, REPORT, HubError, explained, with_owner
 from headstart.adapter.lint import require_portable
-from headstart.adapter.places import adapter_folder
+from headstart.adapter.places import adapter_folder, name_of
 from headstart.adapter.publish import ABOUT, belonging, card_metadata, publishable, push_folder, restate
 from headstart.adapter.secrets import without_paths
 from headstart.adapter.stored import read_adapter
@@ -101,7 +101,7 @@ def publish(
         require_writable(Path(folder))
     place = Path(folder).absolute().name if folder is not None else with_owner(str(repo_id), token)
     with _scratch() as scratch:
-        staged = scratch / source.resolve().name
+        staged = scratch / name_of(source)
         with _naming(source, instead_of=staged):
             _stage(source, staged, Publication(place, license, datasets))
             files = publishable(staged, token)
@@ -156,7 +156,7 @@ def _stage(source: Path, staged: Path, publication: Publication) -> None:
     to = replace(publication, license=publication.license or _one(card.get("license")), datasets=datasets)
     if to.license is None:
         raise HubError(
-            f"{source.name}: its card names no licence, or several; give --license, such as apache-2.0. The base's licence and the "
+            f"{name_of(source)}: its card names no licence, or several; give --license, such as apache-2.0. The base's licence and the "
             "terms of the training data, which the card lists, bind whoever uses it too"
         )
     if not (staged / ABOUT).is_file():

@@ -34,6 +34,13 @@ def test_what_is_written_is_read(folder):
     assert all(torch.equal(theta[name], THETA[name]) for name in THETA)
 
 
+def test_the_same_adapter_is_the_same_bytes(tmp_path):
+    """PEFT keeps targets as a set, whose order is another in every process."""
+    names = tuple(f"layer_{number}" for number in reversed(range(12)))
+    write_peft(tmp_path, {}, LoraSpec(4, 8, names), "some/base", None)
+    assert json.loads((tmp_path / "adapter_config.json").read_text())["target_modules"] == sorted(names)
+
+
 def config(**changes):
     """Change keys of the configuration; a key given as `...` goes."""
 

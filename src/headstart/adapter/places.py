@@ -83,6 +83,12 @@ def on_hub(source: str | Path) -> bool:
     return isinstance(source, str) and name.count("/") == 1 and not name.startswith((".", "/", "~")) and not name.endswith("/")
 
 
+def name_of(folder: Path) -> str:
+    """What an adapter's folder is called: in the hub client's cache, where it is called by a hash, as the repository is."""
+    own = folder.absolute()
+    return own.parents[1].name.rpartition("--")[2] if own.parent.name == "snapshots" else own.name
+
+
 def is_elsewheres(folder: Path) -> bool:
     """Whether a folder lies among what came from the hub or with the package, so that no path in its record is of this machine."""
     roots = (Path(constants.HF_HUB_CACHE), *(place.parent for place in shipped_adapters().values()))

@@ -11,7 +11,7 @@ from torch import Tensor
 from headstart.adapter.files import from_json, read_json, read_peft
 from headstart.adapter.header import AdapterError
 from headstart.adapter.meta_adapter import MetaAdapter, RecordedBase, require_agreement, require_version
-from headstart.adapter.places import adapter_folder, is_elsewheres
+from headstart.adapter.places import adapter_folder, is_elsewheres, name_of
 from headstart.adapter.record import require_record
 from headstart.model.base import Base, BaseSpec
 from headstart.model.learner import Learner, LoraSpec
@@ -118,13 +118,13 @@ def read_adapter(source: str | Path, revision: str | None = None) -> StoredAdapt
         AdapterError: there is none, or it is no plain LoRA; a file is missing, broken or from a newer version.
     """
     folder = adapter_folder(source, revision)
-    name, path = _name(source, folder), folder / "headstart.json"
+    name, path = name_of(folder), folder / "headstart.json"
     if not path.exists():
         phi, lora, named = read_peft(folder)
         return StoredAdapter(phi, lora, name, BaseSpec(named.id, source="hub", revision=named.revision))
     content = read_json(path)
     if content.get("kind") != "adapted_adapter":
-        meta = MetaAdapter.from_pretrained(source, revision=revision)
+        meta = MetaAdapter.from_pretrained(folder)
         return StoredAdapter(meta.theta, meta.lora, name, meta.base, meta.fingerprint, max_length=meta.max_length)
     require_version(content, path)
     require_record(content, path)
@@ -134,11 +134,6 @@ def read_adapter(source: str | Path, revision: str | None = None) -> StoredAdapt
     told = {each.name: getattr(about, each.name) for each in fields(PlainAdapter) if each.name not in ("phi", "lora")}
     base = about.base.spec_from_elsewhere if is_elsewheres(folder) else about.base.spec
     return StoredAdapter(phi, lora, name, base, about.base.fingerprint, **told)
-
-
-def _name(source: str | Path, folder: Path) -> str:
-    """The folder's own, or that of the repository it was fetched from, whose folder is named by a hash."""
-    return folder.absolute().name if folder == Path(source) else str(source).partition("@")[0].rpartition("/")[2]
 
 
 def together(adapters: Sequence[StoredAdapter]) -> tuple[dict[str, Tensor], LoraSpec]:

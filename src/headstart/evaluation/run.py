@@ -11,6 +11,7 @@ from rich.console import Console
 
 from headstart.adapter.card import write_card
 from headstart.adapter.files import read_json
+from headstart.adapter.places import name_of
 from headstart.evaluation.campaign import Campaign
 from headstart.evaluation.contenders import Contender, read_contenders
 from headstart.evaluation.design import TEST
@@ -23,7 +24,7 @@ from headstart.evaluation.report.curves import plot_evaluation
 from headstart.evaluation.report.page import report_html
 from headstart.evaluation.report.schema import Results, read_results, write_results
 from headstart.evaluation.report.tables import headline, results_markdown, results_table
-from headstart.files import WriteError, require_writable, whole_folder, write_atomically, write_json
+from headstart.files import WriteError, as_seen, require_writable, whole_folder, write_atomically, write_json
 from headstart.interrupt import interruptible
 from headstart.model.base import Base, load_base
 from headstart.progress import meter, say
@@ -119,7 +120,7 @@ def evaluate(
     for contender in contenders if attached else ():
         attach(contender.folder, results)
     console.print(results_table(results))
-    say(console, f"wrote {target}: results.json, report.html, report.md, curves.png")
+    say(console, f"wrote {as_seen(target)}: results.json, report.html, report.md, curves.png")
     return results
 
 
@@ -130,7 +131,7 @@ def _given(options: Mapping[str, Any]) -> dict[str, Any]:
 
 def _beside(contender: Contender, attached: bool) -> Path:
     """Where results go that no folder was named for: beside the adapter, or for one that stays as it is into the working folder."""
-    return contender.folder.resolve().parent / "evaluation" if attached else Path("evaluated") / contender.name
+    return contender.folder.resolve().parent / "evaluation" if attached else Path("evaluated") / name_of(contender.folder)
 
 
 def require_no_final(target: Path, split: str) -> None:
