@@ -5,6 +5,7 @@ import struct
 
 import pytest
 import torch
+from hub import point_client_at, serving
 from rich.console import Console
 from tiny import build_tokenizer, save_tiny_base
 from transformers import AutoConfig, AutoModelForCausalLM
@@ -202,6 +203,14 @@ def episode(toy_suite):
 def labelled_draw(toy_suite):
     task = toy_suite.tasks["vowel"]
     return Draw(task, (task.examples[:4],), task.examples[4:12])
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """A running hub that this process's client talks to, the token not being at hand."""
+    with serving() as hub:
+        point_client_at(hub.url, tmp_path / "home", monkeypatch)
+        yield hub
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from hub import TOKEN, point_client_at, serving
+from hub import TOKEN
 from huggingface_hub import ModelCard
 from rich.console import Console
 
@@ -26,11 +26,10 @@ RESULTS = Path("evaluation") / "results.json"
 
 
 @pytest.fixture
-def hub(tmp_path, monkeypatch):
-    with serving() as hub:
-        point_client_at(hub.url, tmp_path / "home", monkeypatch)
-        monkeypatch.setenv("HF_TOKEN", TOKEN)
-        yield hub
+def hub(hub, monkeypatch):
+    """The hub, the token being at hand."""
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    return hub
 
 
 @pytest.fixture
@@ -223,7 +222,8 @@ def test_pages_are_made_of_the_results(hub, folder, quiet):
 
 @pytest.mark.parametrize("name", shipped_adapters())
 def test_shipped_adapters_can_be_published(name, tmp_path, quiet):
-    publish(name, folder=tmp_path / "out", license="apache-2.0", dry_run=True, console=quiet)
+    found = publish(name, folder=tmp_path / "out", license="apache-2.0", dry_run=True, console=quiet)
+    assert {"adapter_model.safetensors", "README.md", "evaluation/results.json"} <= found.files.keys()
 
 
 @pytest.mark.parametrize("broken", [b"---\na: [\n---\n", b"---\nlicense: \xff\n---\n"])

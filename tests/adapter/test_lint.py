@@ -235,7 +235,7 @@ def test_other_weights_in_the_folder_are_told_of_sglang(folder):
         (lambda folder: (folder / "adapter_config.json").write_text("{"), "not valid JSON"),
         (lambda folder: edit(folder, peft_type="IA3"), "peft_type is 'IA3'"),
         (lambda folder: edit(folder, r=10**400), "r: "),
-        (lambda folder: edit(folder, lora_alpha=float("nan")), "NaN is no number of JSON's"),
+        (lambda folder: edit(folder, lora_alpha=float("nan")), "lora_alpha is no finite number"),
         (lambda folder: edit(folder, r="8"), "r: expected a whole number, got the text '8'"),
         (lambda folder: (folder / "adapter_model.safetensors").write_bytes(b"x"), "not a safetensors file"),
         (lambda folder: (folder / "adapter_model.safetensors").unlink(), "no such file"),

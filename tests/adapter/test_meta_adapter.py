@@ -147,7 +147,7 @@ FAULTS = {
     "rate of zero": (lambda folder: edit_part(folder, "adaptation", learning_rate=0), r"adaptation\.learning_rate: .*greater than 0"),
     "rate that is no number": (
         lambda folder: edit_part(folder, "adaptation", learning_rate=float("nan")),
-        r"headstart\.json: not valid JSON .NaN is no number",
+        r"adaptation\.learning_rate",
     ),
     "unknown rule": (lambda folder: edit_part(folder, "adaptation", rule="lion"), r"adaptation\.rule: expected adam or sgd"),
     "no rule": (lambda folder: edit_part(folder, "adaptation", rule=...), r"adaptation\.rule: missing"),

@@ -7,7 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from hub import TOKEN, point_client_at, serving
+from hub import TOKEN
 from huggingface_hub import constants
 from rich.console import Console
 
@@ -19,13 +19,6 @@ from headstart.adapter.publish import push_folder
 from headstart.adapter.stored import read_adapter
 from headstart.model.learner import Learner, LoraSpec
 from headstart.shipped import shipped_adapters
-
-
-@pytest.fixture
-def hub(tmp_path, monkeypatch):
-    with serving() as hub:
-        point_client_at(hub.url, tmp_path / "home", monkeypatch)
-        yield hub
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hub import TOKEN, point_client_at, serving
+from hub import TOKEN, serving
 from huggingface_hub import constants, snapshot_download
 from peft import PeftModel
 
@@ -24,14 +24,6 @@ from headstart.model.sites import handing
 
 IDS = torch.tensor([[5, 60, 200, 17, 90, 3, 250, 8]])
 SAVED = {"adapter_config.json", "adapter_model.safetensors", "headstart.json", "rates.safetensors", "README.md"}
-
-
-@pytest.fixture
-def hub(tmp_path, monkeypatch):
-    """A running hub that this process's client talks to, the token not being at hand."""
-    with serving() as hub:
-        point_client_at(hub.url, tmp_path / "home", monkeypatch)
-        yield hub
 
 
 @pytest.fixture

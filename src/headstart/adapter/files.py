@@ -3,7 +3,7 @@
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar
@@ -264,7 +264,8 @@ def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object of finite numbers, or raise an `AdapterError` that names the file."""
     try:
         require_file(path, LARGEST)
-        content = json.loads(path.read_text(encoding="utf-8"), parse_constant=_finite, parse_float=_finite)
+        content = json.loads(path.read_text(encoding="utf-8"))
+        odd = next(_not_finite(content), None)
     except AdapterError:
         raise
     except FileNotFoundError:
@@ -273,10 +274,15 @@ def read_json(path: Path) -> dict[str, Any]:
         raise AdapterError(f"{path}: not valid JSON ({error})") from error
     if not isinstance(content, dict):
         raise AdapterError(f"{path}: expected a JSON object")
+    if odd:
+        raise AdapterError(f"{path}: {odd} is no finite number, which alone JSON has; copy or save the file again")
     return content
 
 
-def _finite(text: str) -> float:
-    if not math.isfinite(float(text)):
-        raise ValueError(f"{text} is no number of JSON's, or too large a one")
-    return float(text)
+def _not_finite(value: Any, path: str = "") -> Iterator[str]:
+    """The dotted paths of what Python reads as a number though JSON has none such."""
+    if isinstance(value, float) and not math.isfinite(value):
+        yield path.removeprefix(".") or str(value)
+    elif isinstance(value, dict | list):
+        for key, each in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from _not_finite(each, f"{path}.{key}")
